@@ -1,0 +1,125 @@
+//! The one error of all stores: what went wrong, and whether repeating the step can help.
+//!
+//! Foreign errors (SQLite, NATS, Redis) are classified here, once, where they enter. Callers never look at their text.
+
+use crate::error::{Coded, Retry};
+
+/// A store refused, failed or cannot tell.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The store could not be reached or did not answer in time; a write may or may not have happened.
+    #[error("{store} is not available: {reason}")]
+    Unavailable {
+        /// Which store.
+        store: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// Another writer was faster: the expected version or sequence is no longer current.
+    #[error("{what} has changed: expected version {expected}, found {actual}")]
+    Conflict {
+        /// The key, log or delivery.
+        what: String,
+        /// What the caller expected.
+        expected: u64,
+        /// What the store holds.
+        actual: u64,
+    },
+    /// There is nothing under that name.
+    #[error("{what} does not exist")]
+    NotFound {
+        /// The name.
+        what: String,
+    },
+    /// The caller no longer holds the lease or delivery it acts on.
+    #[error("{what} is no longer held by this process")]
+    LeaseLost {
+        /// The lease or delivery.
+        what: String,
+    },
+    /// The request breaks a bound of the store.
+    #[error("invalid {field}: {why}")]
+    Invalid {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Stored data does not match its digest or its schema.
+    #[error("{what} is damaged: {why}")]
+    Corrupt {
+        /// What is damaged.
+        what: String,
+        /// How that shows.
+        why: String,
+    },
+    /// The store was written by a newer program.
+    #[error("{what} has schema version {found}; this program knows up to {known}")]
+    NewerVersion {
+        /// Which store.
+        what: String,
+        /// Version found.
+        found: u32,
+        /// Newest version known.
+        known: u32,
+    },
+    /// The disk is full or the directory cannot be written.
+    #[error("cannot write {what}: {reason}")]
+    Storage {
+        /// Where.
+        what: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// Another process holds what only one may hold.
+    #[error("{what} is in use by {holder}")]
+    InUse {
+        /// What is held.
+        what: String,
+        /// By whom.
+        holder: String,
+    },
+}
+
+impl Coded for BackendError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Unavailable { .. } => "CS-STORE-001",
+            Self::Conflict { .. } => "CS-STORE-002",
+            Self::NotFound { .. } => "CS-STORE-003",
+            Self::LeaseLost { .. } => "CS-STORE-004",
+            Self::Invalid { .. } => "CS-STORE-005",
+            Self::Corrupt { .. } => "CS-STORE-006",
+            Self::NewerVersion { .. } => "CS-STORE-007",
+            Self::Storage { .. } => "CS-STORE-008",
+            Self::InUse { .. } => "CS-STORE-009",
+        }
+    }
+
+    fn remedy(&self) -> String {
+        match self {
+            Self::Unavailable { store, .. } => {
+                format!("check that {store} runs and can be reached, then repeat the command; nothing is lost")
+            }
+            Self::Conflict { .. } => "read the current value and try again".into(),
+            Self::NotFound { .. } => "check the name; `codeswarm list` shows the jobs of this data directory".into(),
+            Self::LeaseLost { .. } => "nothing to do: another process has taken the work over".into(),
+            Self::Invalid { .. } => "correct the named field".into(),
+            Self::Corrupt { what, .. } => {
+                format!("restore {what} from a backup, or start with a fresh --data directory")
+            }
+            Self::NewerVersion { .. } => "upgrade this program, or use another --data directory".into(),
+            Self::Storage { what, .. } => {
+                format!("free space or fix the permissions of {what}, then `codeswarm resume` the job")
+            }
+            Self::InUse { .. } => "wait for it to finish, stop it, or use another --data directory".into(),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Unavailable { .. } => Retry::Now,
+            _ => Retry::Never,
+        }
+    }
+}

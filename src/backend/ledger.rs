@@ -1,0 +1,236 @@
+//! `Ledger`: money. The one place where `spent + reserved ≤ limit` is enforced.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::BackendError;
+use crate::clock::Timestamp;
+use crate::protocol::{AgentType, InstanceId, JobId, MicroUsd, TaskId, Usage};
+
+/// Something with a limit of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// Everything this deployment spends.
+    Account,
+    /// One job.
+    Job(JobId),
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Account => f.write_str("account"),
+            Self::Job(job) => write!(f, "job:{job}"),
+        }
+    }
+}
+
+/// A request to set money aside before a call.
+#[derive(Debug, Clone)]
+pub struct ReserveRequest {
+    /// Unique per provider call attempt; repeating it answers the recorded outcome.
+    pub id: String,
+    /// Every scope the call falls in. All of them are charged, or none.
+    pub scopes: Vec<Scope>,
+    /// The worst case of the call.
+    pub amount: MicroUsd,
+    /// After this time without settle or release the reservation becomes spent.
+    pub lease: Duration,
+    /// True for verification and repair, which may use what a scope holds back.
+    pub may_use_hold_back: bool,
+    /// Instance that makes the call; when it is known to be dead its open reservations become spent.
+    pub instance: InstanceId,
+    /// For the record: the job.
+    pub job: JobId,
+    /// For the record: the task.
+    pub task: TaskId,
+    /// For the record: the agent type.
+    pub agent: AgentType,
+    /// For the record: the model.
+    pub model: String,
+}
+
+/// Answer to a reservation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReserveOutcome {
+    /// The money is set aside.
+    Granted,
+    /// It does not fit. Nothing was changed.
+    Refused {
+        /// The first scope that had too little.
+        scope: Scope,
+        /// What that scope could still give.
+        available: MicroUsd,
+    },
+    /// Spending is frozen in this scope.
+    Frozen {
+        /// Which scope.
+        scope: Scope,
+    },
+}
+
+/// What a call really cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settlement {
+    /// The charge.
+    pub amount: MicroUsd,
+    /// The tokens behind it.
+    pub usage: Usage,
+}
+
+/// Answer to a settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SettleOutcome {
+    /// What is now charged for the reservation.
+    pub charged: MicroUsd,
+    /// True when the charge exceeds what was reserved: the scopes were frozen in the same step.
+    pub overrun: bool,
+}
+
+/// Where a reservation is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReservationState {
+    /// Set aside.
+    Open,
+    /// Charged with what the call cost.
+    Settled,
+    /// Given back: the call cost nothing.
+    Released,
+    /// Charged in full because nobody settled it in time.
+    Expired,
+}
+
+/// A change by a person or by policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adjustment {
+    /// Set the limit; `None` removes it.
+    SetLimit(Option<MicroUsd>),
+    /// Raise the limit.
+    TopUp(MicroUsd),
+    /// Hold back this much of the limit for verification and repair.
+    HoldBack(MicroUsd),
+    /// Refuse every reservation from now on.
+    Freeze,
+    /// Allow reservations again.
+    Thaw,
+}
+
+/// A scope's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Balance {
+    /// The limit, if there is one.
+    pub limit: Option<MicroUsd>,
+    /// Charged.
+    pub spent: MicroUsd,
+    /// Set aside.
+    pub reserved: MicroUsd,
+    /// Part of the limit kept for verification and repair.
+    pub hold_back: MicroUsd,
+    /// True while reservations are refused.
+    pub frozen: bool,
+}
+
+impl Balance {
+    /// What an ordinary reservation could still get; `None` without a limit.
+    #[must_use]
+    pub fn available(&self) -> Option<MicroUsd> {
+        self.limit
+            .map(|limit| limit.saturating_sub(self.spent).saturating_sub(self.reserved).saturating_sub(self.hold_back))
+    }
+}
+
+/// What an entry records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EntryKind {
+    /// Money was set aside.
+    Reserve,
+    /// A call was charged.
+    Settle,
+    /// Money was given back.
+    Release,
+    /// A reservation ran out and was charged in full.
+    Expire,
+    /// A limit, hold-back or freeze changed.
+    Adjust,
+}
+
+/// One line of the ledger. Entries are never changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// Ascending.
+    pub id: u64,
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub kind: EntryKind,
+    /// The reservation, or the request of an adjustment.
+    pub reservation: String,
+    /// The job, if it concerns one.
+    pub job: Option<String>,
+    /// The task, if it concerns one.
+    pub task: Option<String>,
+    /// The agent type, if it concerns one.
+    pub agent: Option<String>,
+    /// The model, if it concerns one.
+    pub model: Option<String>,
+    /// What had been reserved.
+    pub reserved: MicroUsd,
+    /// What was charged.
+    pub charged: MicroUsd,
+    /// Tokens of a settled call.
+    pub usage: Usage,
+    /// For adjustments: what changed.
+    pub note: String,
+}
+
+/// Which entries to read.
+#[derive(Debug, Clone, Default)]
+pub struct EntryFilter {
+    /// Only this job's.
+    pub job: Option<JobId>,
+    /// Only after this entry id.
+    pub after: u64,
+    /// At most this many; 0 means 1,000.
+    pub limit: usize,
+}
+
+/// Atomic budget counters.
+///
+/// Promises:
+/// - After every operation, in every scope with a limit: `spent + reserved ≤ limit`, unless a call cost more than was
+///   reserved (recorded in full, scopes frozen) or a person lowered the limit below what was already committed.
+/// - `reserve` charges all scopes in one step or none. A repeated id answers the recorded outcome and changes nothing; a
+///   refused id may be tried again.
+/// - `settle` is idempotent. Settling an expired reservation corrects the charge once (late proof may lower or raise it).
+/// - `release` of anything but an open reservation changes nothing.
+/// - An open reservation whose lease is over counts as spent from the next operation on: crashes cost money, never
+///   free it.
+/// - A scope that was never adjusted has no limit only if it is [`Scope::Account`]; a job without a limit is refused.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// Sets the worst case of a call aside.
+    async fn reserve(&self, request: ReserveRequest) -> Result<ReserveOutcome, BackendError>;
+
+    /// Charges what the call cost.
+    async fn settle(&self, id: &str, settlement: Settlement) -> Result<SettleOutcome, BackendError>;
+
+    /// Gives the money back, because the call provably cost nothing.
+    async fn release(&self, id: &str) -> Result<(), BackendError>;
+
+    /// Turns open reservations whose lease is over into spending; answers their ids.
+    async fn expire(&self) -> Result<Vec<String>, BackendError>;
+
+    /// Changes a scope, once per `request` id. Answers the new balance.
+    async fn adjust(&self, request: &str, scope: &Scope, adjustment: Adjustment) -> Result<Balance, BackendError>;
+
+    /// A scope's present state; all zero for an unknown one.
+    async fn balance(&self, scope: &Scope) -> Result<Balance, BackendError>;
+
+    /// The record, oldest first.
+    async fn entries(&self, filter: EntryFilter) -> Result<Vec<Entry>, BackendError>;
+}

@@ -1,0 +1,13 @@
+//! Money before the call: the worst-case bound, the price table and the reservation guard.
+//!
+//! `spent + reserved ≤ limit` is enforced by the [`Ledger`](crate::backend::Ledger); this room decides *how much* must be
+//! reserved, and makes sure that every reservation ends: settled, released, or charged in full. A dropped guard is
+//! charged in full, never forgotten.
+
+pub mod bound;
+pub mod price;
+pub mod reservation;
+
+pub use bound::WorstCaseInput;
+pub use price::{ModelPrice, PriceTable};
+pub use reservation::{BudgetError, Reservation, Treasurer};

@@ -1,0 +1,8 @@
+//! CodeSwarm: a written proposal in, a working code base out, never a cent over budget.
+
+pub mod backend;
+pub mod budget;
+pub mod clock;
+pub mod error;
+pub mod llm;
+pub mod protocol;

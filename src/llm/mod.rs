@@ -1,0 +1,140 @@
+//! Talking to language models: one small trait, its request and reply, and the errors with what they cost.
+//!
+//! A provider turns a request into bytes ([`Provider::prepare`]) before it may send them ([`Provider::send`]), because the
+//! worst case is bounded from exactly those bytes. `send` demands the [`Reservation`]: a call without money set aside
+//! does not compile. There is no retry inside a provider; each attempt has its own reservation.
+
+pub mod anthropic;
+pub mod error;
+pub mod metered;
+pub mod replay;
+pub mod sse;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+pub use error::{Charge, LlmError};
+
+use crate::budget::{Reservation, WorstCaseInput};
+use crate::protocol::Usage;
+
+/// A block of the system prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SystemBlock {
+    /// The text; byte-identical across calls where `cache` is set.
+    pub text: Arc<str>,
+    /// Ends a cacheable prefix.
+    pub cache: bool,
+}
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The program.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// One turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said.
+    pub text: String,
+}
+
+/// How hard the model should think; providers map it to their own words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Effort {
+    /// Least.
+    Low,
+    /// Usual.
+    #[default]
+    Medium,
+    /// Much.
+    High,
+}
+
+/// A call, independent of any provider's wire format.
+#[derive(Debug, Clone)]
+pub struct LlmRequest {
+    /// Model name as in the price table.
+    pub model: String,
+    /// System prompt, cacheable prefix first.
+    pub system: Vec<SystemBlock>,
+    /// The conversation; the last message is the user's.
+    pub messages: Vec<Message>,
+    /// Hard cap on output, thinking included.
+    pub max_tokens: u32,
+    /// JSON schema that the reply must follow.
+    pub schema: Option<Arc<serde_json::Value>>,
+    /// How hard to think.
+    pub effort: Effort,
+}
+
+/// A request as bytes, with what the worst-case bound needs to know about it.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// The final JSON body.
+    pub body: Bytes,
+    /// Sizes and prices the bound is computed from.
+    pub worst_case: WorstCaseInput,
+}
+
+/// Why the model stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopReason {
+    /// It was done.
+    EndTurn,
+    /// `max_tokens` was reached: the reply is truncated.
+    MaxTokens,
+    /// It declined; the category, if given.
+    Refusal(Option<String>),
+    /// The context window was full: the reply is truncated.
+    ContextWindow,
+    /// Anything else, by its wire name.
+    Other(String),
+}
+
+/// A complete reply: the terminal event was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LlmReply {
+    /// All text blocks, joined.
+    pub text: String,
+    /// Why the model stopped.
+    pub stop: StopReason,
+    /// Tokens by kind; `None` when the provider did not report any (zero is not absent).
+    pub usage: Option<Usage>,
+    /// The model that answered, as it names itself.
+    pub model: String,
+    /// The provider's id for the call.
+    pub request_id: Option<String>,
+}
+
+/// Something that answers requests and bills for them.
+#[async_trait]
+pub trait Provider: Send + Sync {
+    /// Turns a request into the exact bytes that would be sent.
+    ///
+    /// # Errors
+    /// [`LlmError::Unsupported`] for anything whose cost has no bound.
+    fn prepare(&self, request: &LlmRequest) -> Result<Prepared, LlmError>;
+
+    /// Sends prepared bytes once and reads the whole reply. Dropping the future or cancelling `cancel` closes the
+    /// connection; the caller still has to settle.
+    ///
+    /// # Errors
+    /// Every [`LlmError`] says what the attempt may have cost ([`LlmError::charge`]).
+    async fn send(
+        &self,
+        prepared: &Prepared,
+        reservation: &Reservation,
+        cancel: &CancellationToken,
+    ) -> Result<LlmReply, LlmError>;
+}
