@@ -1,0 +1,304 @@
+//! The layers, merged key by key so that the origin of every value is known.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use super::settings::Settings;
+use super::validate::{self, Fault};
+use crate::error::Coded;
+
+/// Longest configuration file read, in bytes.
+const MAX_FILE_BYTES: u64 = 256 * 1024;
+
+/// Environment variables as a value, so that nothing depends on global state.
+#[derive(Debug, Clone, Default)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// The process environment; values that are not UTF-8 are left out.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect())
+    }
+
+    /// An environment made of `pairs`, for tests.
+    #[must_use]
+    pub fn from_pairs<const N: usize>(pairs: [(&str, &str); N]) -> Self {
+        Self(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+    }
+
+    /// The value of `name`.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+/// Which layer a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// `config/default.toml`.
+    Default,
+    /// A configuration file.
+    File(PathBuf),
+    /// An environment variable.
+    Environment(String),
+    /// A command-line flag.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(name) => write!(f, "${name}"),
+            Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// What is to be merged over the defaults.
+#[derive(Debug, Clone, Default)]
+pub struct Layers {
+    /// A configuration file; without one, `codeswarm.toml` in the current directory is used if it exists.
+    pub file: Option<PathBuf>,
+    /// The environment.
+    pub environment: Environment,
+    /// Flags as (flag, dotted key, value).
+    pub flags: Vec<(&'static str, &'static str, String)>,
+}
+
+/// Settings with the origin of each dotted key.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The settings.
+    pub settings: Settings,
+    /// Dotted key to value (as TOML) and origin, in key order.
+    pub origins: BTreeMap<String, (String, Origin)>,
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read or is not TOML.
+    #[error("configuration file {path}: {why}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// One or more values are wrong; all of them are listed.
+    #[error("the configuration has {} fault(s):\n{}", faults.len(), list(faults))]
+    Invalid {
+        /// Every fault.
+        faults: Vec<Fault>,
+    },
+}
+
+fn list(faults: &[Fault]) -> String {
+    faults.iter().map(|f| format!("  - {}: {}", f.key, f.why)).collect::<Vec<_>>().join("\n")
+}
+
+impl ConfigError {
+    /// A single fault.
+    pub(super) fn one(key: &str, why: String) -> Self {
+        Self::Invalid { faults: vec![Fault { key: key.to_owned(), why }] }
+    }
+}
+
+impl Coded for ConfigError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "CS-CONFIG-001",
+            Self::Invalid { .. } => "CS-CONFIG-002",
+        }
+    }
+
+    fn remedy(&self) -> String {
+        "correct what is listed; `codeswarm config show --origin` tells where each value comes from".into()
+    }
+}
+
+impl Layers {
+    /// Merges, reads and checks.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every fault at once.
+    pub fn load(&self) -> Result<Loaded, ConfigError> {
+        let defaults: Table = super::DEFAULTS.parse().map_err(|error: toml::de::Error| ConfigError::File {
+            path: "config/default.toml".into(),
+            why: error.to_string(),
+        })?;
+        let mut values: BTreeMap<String, (Value, Origin)> = BTreeMap::new();
+        flatten("", &defaults, &Origin::Default, &mut values);
+        let known: Vec<String> = values.keys().cloned().collect();
+        let mut faults = Vec::new();
+        if let Some((path, table)) = self.read_file()? {
+            let mut from_file = BTreeMap::new();
+            flatten("", &table, &Origin::File(path), &mut from_file);
+            for (key, value) in from_file {
+                if key.starts_with("roles.") || known.contains(&key) {
+                    values.insert(key, value);
+                } else {
+                    faults.push(unknown(&key, &known));
+                }
+            }
+        }
+        for key in &known {
+            let variable = format!("CODESWARM_{}", key.replace('.', "_").to_uppercase());
+            if let Some(text) = self.environment.get(&variable) {
+                set(&mut values, &mut faults, key, text, Origin::Environment(variable));
+            }
+        }
+        if let Some(url) = self.environment.get("ANTHROPIC_BASE_URL").filter(|url| !url.is_empty()) {
+            set(&mut values, &mut faults, "llm.base_url", url, Origin::Environment("ANTHROPIC_BASE_URL".into()));
+        }
+        for (flag, key, text) in &self.flags {
+            set(&mut values, &mut faults, key, text, Origin::Flag(flag));
+        }
+        finish(values, faults)
+    }
+
+    fn read_file(&self) -> Result<Option<(PathBuf, Table)>, ConfigError> {
+        let fallback = Path::new("codeswarm.toml");
+        let path = match &self.file {
+            Some(path) => path.as_path(),
+            None if fallback.is_file() => fallback,
+            None => return Ok(None),
+        };
+        let fault = |why: String| ConfigError::File { path: path.to_owned(), why };
+        let size = std::fs::metadata(path).map_err(|error| fault(error.to_string()))?.len();
+        if size > MAX_FILE_BYTES {
+            return Err(fault(format!("it has {size} bytes, over the limit of {MAX_FILE_BYTES}")));
+        }
+        let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+        let table = text.parse().map_err(|error: toml::de::Error| fault(error.to_string()))?;
+        Ok(Some((path.to_owned(), table)))
+    }
+}
+
+/// Writes the leaves of `table` into `into` under dotted keys.
+fn flatten(prefix: &str, table: &Table, origin: &Origin, into: &mut BTreeMap<String, (Value, Origin)>) {
+    for (key, value) in table {
+        let dotted = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match value {
+            Value::Table(inner) => flatten(&dotted, inner, origin, into),
+            leaf => {
+                into.insert(dotted, (leaf.clone(), origin.clone()));
+            }
+        }
+    }
+}
+
+fn unknown(key: &str, known: &[String]) -> Fault {
+    let last = key.rsplit('.').next().unwrap_or(key);
+    let near = known.iter().find(|k| k.rsplit('.').next() == Some(last)).or_else(|| {
+        let section = key.split('.').next().unwrap_or_default();
+        known.iter().find(|k| k.starts_with(section))
+    });
+    let hint = near.map(|k| format!("; did you mean {k}?")).unwrap_or_default();
+    Fault { key: key.to_owned(), why: format!("there is no such setting{hint}") }
+}
+
+/// Replaces the value of `key` by `text`, read as the type the default has.
+fn set(values: &mut BTreeMap<String, (Value, Origin)>, faults: &mut Vec<Fault>, key: &str, text: &str, origin: Origin) {
+    let parsed = match values.get(key).map(|(value, _)| value) {
+        Some(Value::Integer(_)) => text.parse().map(Value::Integer).map_err(|_| "a whole number"),
+        Some(Value::Boolean(_)) => text.parse().map(Value::Boolean).map_err(|_| "true or false"),
+        _ => Ok(Value::String(text.to_owned())),
+    };
+    match parsed {
+        Ok(value) => {
+            values.insert(key.to_owned(), (value, origin));
+        }
+        Err(wanted) => {
+            let shown: String = text.chars().take(60).collect();
+            faults.push(Fault { key: key.to_owned(), why: format!("{shown:?} (from {origin}) is not {wanted}") });
+        }
+    }
+}
+
+fn finish(values: BTreeMap<String, (Value, Origin)>, mut faults: Vec<Fault>) -> Result<Loaded, ConfigError> {
+    let mut whole = Table::new();
+    for (key, (value, _)) in &values {
+        let mut table = &mut whole;
+        let mut parts = key.split('.').peekable();
+        while let Some(part) = parts.next() {
+            if parts.peek().is_none() {
+                table.insert(part.to_owned(), value.clone());
+                break;
+            }
+            let entry = table.entry(part).or_insert_with(|| Value::Table(Table::new()));
+            let Value::Table(inner) = entry else { break };
+            table = inner;
+        }
+    }
+    let settings = match Value::Table(whole).try_into::<Settings>() {
+        Ok(settings) => settings,
+        Err(error) => {
+            faults.push(Fault { key: "configuration".into(), why: error.to_string().trim().to_owned() });
+            return Err(ConfigError::Invalid { faults });
+        }
+    };
+    faults.extend(validate::faults(&settings));
+    if !faults.is_empty() {
+        return Err(ConfigError::Invalid { faults });
+    }
+    let origins = values.into_iter().map(|(key, (value, origin))| (key, (value.to_string(), origin))).collect();
+    Ok(Loaded { settings, origins })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, environment: Environment) -> Result<Loaded, ConfigError> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("c.toml");
+        std::fs::write(&file, text).unwrap();
+        Layers { file: Some(file), environment, flags: vec![("--concurrency", "fleet.concurrency", "7".into())] }.load()
+    }
+
+    #[test]
+    fn later_layers_win_and_origins_are_known() {
+        let environment =
+            Environment::from_pairs([("CODESWARM_JOB_MAX_ATTEMPTS", "5"), ("ANTHROPIC_BASE_URL", "http://x")]);
+        let loaded =
+            load("[job]\nmax_attempts = 4\nmin_features = 1\n[fleet]\nconcurrency = 3\n", environment).unwrap();
+        assert_eq!(loaded.settings.job.max_attempts, 5);
+        assert_eq!(loaded.settings.job.min_features, 1);
+        assert_eq!(loaded.settings.fleet.concurrency, 7);
+        assert_eq!(loaded.settings.llm.base_url, "http://x");
+        assert_eq!(loaded.origins["fleet.concurrency"].1, Origin::Flag("--concurrency"));
+        assert_eq!(loaded.origins["job.max_features"].1, Origin::Default);
+        assert!(matches!(loaded.origins["job.min_features"].1, Origin::File(_)));
+    }
+
+    #[test]
+    fn every_fault_is_reported_at_once() {
+        let text = "[job]\nbudget_usd = \"-1\"\nmax_atempts = 2\n[llm]\neffort = \"huge\"\nidle_timeout_seconds = 700\n[roles.mine]\neffort = \"low\"\n";
+        let environment = Environment::from_pairs([("CODESWARM_FLEET_CONCURRENCY", "many")]);
+        let Err(ConfigError::Invalid { faults }) = load(text, environment) else { panic!("accepted") };
+        let keys: Vec<&str> = faults.iter().map(|f| f.key.as_str()).collect();
+        for key in [
+            "job.budget_usd",
+            "job.max_atempts",
+            "llm.effort",
+            "llm.idle_timeout_seconds",
+            "roles.mine",
+            "fleet.concurrency",
+        ] {
+            assert!(keys.contains(&key), "{key} missing in {keys:?}");
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        Layers { file: Some("/dev/null".into()), ..Layers::default() }.load().unwrap();
+    }
+}
