@@ -1,0 +1,119 @@
+//! Live bars: one per feature, and one line of totals with money and time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::live::Watched;
+use super::screen::printable;
+use crate::clock::Timestamp;
+use crate::job::JobStatus;
+use crate::protocol::FeatureId;
+
+/// More features than this share one bar: a screen has only so many lines.
+const MAX_BARS: usize = 15;
+
+/// The bars of one job.
+pub(super) struct Bars {
+    all: MultiProgress,
+    total: ProgressBar,
+    features: BTreeMap<FeatureId, ProgressBar>,
+    started: Option<Timestamp>,
+    done_at_start: usize,
+}
+
+impl Bars {
+    pub(super) fn new(watched: &Watched) -> Self {
+        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8));
+        let total = all.add(ProgressBar::new(1));
+        total.set_style(style("{spinner} {bar:24} {pos}/{len} {wide_msg}"));
+        total.enable_steady_tick(Duration::from_millis(125));
+        let done_at_start = watched.job.totals().succeeded;
+        Self { all, total, features: BTreeMap::new(), started: None, done_at_start }
+    }
+
+    /// Prints a line above the bars.
+    pub(super) fn say(&self, line: &str) {
+        self.all.suspend(|| super::screen::Screen::of_process().note(line));
+    }
+
+    pub(super) fn hide(&self) {
+        self.all.set_draw_target(ProgressDrawTarget::hidden());
+        self.total.disable_steady_tick();
+        let _ = self.all.clear();
+    }
+
+    pub(super) fn show_again(&self) {
+        self.all.set_draw_target(ProgressDrawTarget::stderr_with_hz(8));
+        self.total.enable_steady_tick(Duration::from_millis(125));
+    }
+
+    pub(super) fn update(&mut self, watched: &Watched, now: Timestamp) {
+        let job = &watched.job;
+        let started = *self.started.get_or_insert(now);
+        let features = job.features();
+        if features.len() <= MAX_BARS {
+            for feature in &features {
+                let bar = self.features.entry(feature.id.clone()).or_insert_with(|| {
+                    let bar = self.all.insert_before(&self.total, ProgressBar::new(1));
+                    bar.set_style(style("  {prefix:20!} {bar:24} {pos:>3}/{len:3} {wide_msg}"));
+                    bar.set_prefix(printable(feature.id.as_str()));
+                    bar
+                });
+                bar.set_length(feature.total.max(1) as u64);
+                bar.set_position(feature.succeeded as u64);
+                bar.set_message(note(feature));
+            }
+        }
+        let totals = job.totals();
+        self.total.set_length(totals.total.max(1) as u64);
+        self.total.set_position(totals.succeeded as u64);
+        let running = job.in_flight().count();
+        let doing = match job.status() {
+            JobStatus::Submitted | JobStatus::Planning => "planning, ",
+            JobStatus::AwaitingApproval => "waiting for approval, ",
+            JobStatus::Paused => "paused, ",
+            _ => "",
+        };
+        let spent = job.cost();
+        let left = self.time_left(totals.succeeded, totals.total, now.since(started));
+        self.total.set_message(format!("{doing}{running} running, {spent} of {}, {}{left}", watched.limit(), clock(now.since(started))));
+    }
+
+    /// Extrapolates from what this process has seen; nothing sensible can be said before all plans are in.
+    fn time_left(&self, done: usize, total: usize, elapsed: Duration) -> String {
+        let fresh = done.saturating_sub(self.done_at_start);
+        if fresh < 3 || done >= total {
+            return String::new();
+        }
+        let per_task = elapsed / u32::try_from(fresh).unwrap_or(u32::MAX);
+        let left = per_task * u32::try_from(total - done).unwrap_or(u32::MAX);
+        format!(", about {} left", clock(left))
+    }
+}
+
+fn note(feature: &crate::job::FeatureRollup) -> String {
+    let mut notes = Vec::new();
+    if feature.running > 0 {
+        notes.push(format!("{} running", feature.running));
+    }
+    if feature.dead + feature.skipped > 0 {
+        notes.push(format!("{} given up", feature.dead + feature.skipped));
+    }
+    if feature.committed {
+        notes.push("written".into());
+    }
+    notes.join(", ")
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
+}
+
+/// `m:ss` or `h:mm:ss`.
+pub(super) fn clock(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, rest) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{rest:02}") } else { format!("{minutes}:{rest:02}") }
+}

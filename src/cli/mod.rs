@@ -1,0 +1,62 @@
+//! The command line: what people type, what they read back, and the exit codes scripts rely on.
+//!
+//! Commands read the stores and send commands; they decide nothing about jobs. Everything a person reads goes through
+//! [`screen`], so that colour and bars appear on terminals only and a closed pipe ends a program quietly. Secrets
+//! never reach this room's output.
+
+mod args;
+mod bars;
+mod failure;
+mod live;
+mod opened;
+mod plan;
+mod run;
+mod screen;
+mod summary;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub use failure::{Exit, Failure};
+pub use worker::worker_main;
+
+use args::{Cli, Command};
+use screen::Screen;
+
+/// Runs the `codeswarm` program and answers its exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let screen = Screen::of_process();
+    run_to_exit(&screen, async { dispatch(&screen, cli).await })
+}
+
+/// Runs `program` on a fresh runtime and turns its failure into text and exit code.
+fn run_to_exit(screen: &Screen, program: impl Future<Output = Result<Exit, Failure>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            screen.error(&format!("error[CS-CLI-000]: cannot start the runtime: {error}"));
+            return Exit::Error.into();
+        }
+    };
+    let exit = match runtime.block_on(program) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            screen.error(&failure.report());
+            failure.exit
+        }
+    };
+    // Whatever still runs in the background (a reader of standard input, say) must not keep the process alive.
+    runtime.shutdown_background();
+    exit.into()
+}
+
+async fn dispatch(screen: &Screen, cli: Cli) -> Result<Exit, Failure> {
+    match cli.command {
+        Command::Run(args) => run::run(screen, &cli.common, args).await,
+        Command::Resume(args) => run::resume(screen, &cli.common, args).await,
+    }
+}

@@ -1,0 +1,101 @@
+//! Settings and stores as a command needs them.
+
+use std::path::PathBuf;
+
+use tracing_subscriber::EnvFilter;
+
+use super::Failure;
+use super::args::{Common, FleetArgs};
+use crate::backend::embedded::{self, Durability};
+use crate::backend::{Adjustment, Backend, JobEntry, Scope};
+use crate::clock::Clock;
+use crate::config::{Environment, Layers, Loaded, LogSettings};
+use crate::fleet::Replay;
+use crate::protocol::{InstanceId, JobId, MicroUsd};
+
+/// Reads the configuration with the flags of a command.
+pub(super) fn settings(common: &Common, flags: Vec<(&'static str, &'static str, String)>) -> Result<Loaded, Failure> {
+    let layers = Layers { file: common.config.clone(), environment: Environment::of_process(), flags };
+    Ok(layers.load()?)
+}
+
+/// The flags of [`FleetArgs`] as a configuration layer.
+pub(super) fn flags(args: &FleetArgs) -> Vec<(&'static str, &'static str, String)> {
+    let concurrency = args.concurrency.map(|n| ("--concurrency", "fleet.concurrency", n.to_string()));
+    let model = args.model.clone().map(|model| ("--model", "llm.model", model));
+    concurrency.into_iter().chain(model).collect()
+}
+
+/// Recorded replies, if asked for.
+pub(super) fn replay(args: &FleetArgs) -> Option<Replay> {
+    let latency = std::time::Duration::from_millis(args.replay_latency);
+    args.replay.clone().map(|script| Replay { script, bill: args.replay_bill.clone(), latency })
+}
+
+/// The directory that relative paths of the configuration refer to.
+pub(super) fn config_base(common: &Common) -> PathBuf {
+    common.config.as_ref().and_then(|file| file.parent()).map(PathBuf::from).unwrap_or_default()
+}
+
+/// Starts writing log lines to standard error.
+pub(super) fn start_logs(settings: &LogSettings) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&settings.filter).map_err(|error| {
+        let what = format!("log.filter {:?} is not a filter: {error}", settings.filter);
+        Failure::usage("CS-CLI-010", what, "use a level (error, warn, info, debug) or target=level pairs")
+    })?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // A second start only happens in tests; the first one stays.
+    let _ = if settings.json { lines.json().try_init() } else { lines.try_init() };
+    Ok(())
+}
+
+/// Opens the stores, creating them if need be.
+pub(super) async fn open(common: &Common, loaded: &Loaded, role: &str) -> Result<(Backend, InstanceId), Failure> {
+    let instance = InstanceId::fresh(role);
+    let durability = if loaded.settings.storage.durability == "process" { Durability::Process } else { Durability::Full };
+    let backend = embedded::open(&common.data, &instance, durability, Clock::system()).await?;
+    if let Ok(limit) = loaded.settings.budget.account_limit_usd.parse::<MicroUsd>() {
+        let present = backend.ledger.balance(&Scope::Account).await?;
+        if present.limit != Some(limit) {
+            let request = format!("account-limit:{}:{limit}", crate::clock::unique_id());
+            backend.ledger.adjust(&request, &Scope::Account, Adjustment::SetLimit(Some(limit))).await?;
+        }
+    }
+    Ok((backend, instance))
+}
+
+/// Opens stores that must exist already, for commands that only make sense then.
+pub(super) async fn open_existing(common: &Common, loaded: &Loaded, role: &str) -> Result<(Backend, InstanceId), Failure> {
+    if !common.data.is_dir() {
+        let what = format!("there is no data directory {}", common.data.display());
+        return Err(Failure::error("CS-CLI-011", what, "run the command where the job was started, or name the directory with --data"));
+    }
+    open(common, loaded, role).await
+}
+
+/// Finds a job by its id or a unique beginning of it; without one, the newest that `wanted` accepts.
+pub(super) async fn find_job(backend: &Backend, given: Option<&str>) -> Result<JobEntry, Failure> {
+    let mut jobs = backend.events.jobs().await?;
+    let Some(given) = given else {
+        return jobs.pop().ok_or_else(|| {
+            Failure::error("CS-CLI-012", "there is no job in this data directory", "start one with `codeswarm run PROPOSAL`")
+        });
+    };
+    let mut matching = jobs.into_iter().filter(|entry| entry.job.as_str().starts_with(given));
+    match (matching.next(), matching.next()) {
+        (Some(entry), None) => Ok(entry),
+        (Some(_), Some(_)) => {
+            let what = format!("more than one job begins with {given:?}");
+            Err(Failure::usage("CS-CLI-013", what, "type more of the id; `codeswarm list` shows all"))
+        }
+        (None, _) => {
+            let what = format!("there is no job {given:?} in this data directory");
+            Err(Failure::usage("CS-CLI-014", what, "`codeswarm list` shows the jobs there are"))
+        }
+    }
+}
+
+/// Finds the newest job that is worth resuming if none is named.
+pub(super) async fn find_resumable(backend: &Backend, given: Option<&str>) -> Result<JobId, Failure> {
+    find_job(backend, given).await.map(|entry| entry.job)
+}

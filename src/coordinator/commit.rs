@@ -1,0 +1,137 @@
+//! Committing finished features to the output, outside the leader's loop because disks are slow.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::running::{Ending, Running};
+use super::{Coordinator, CoordinatorError};
+use crate::backend::{Artifacts, BackendError};
+use crate::clock::Timestamp;
+use crate::error::report;
+use crate::job::Decision;
+use crate::protocol::{ArtifactRef, FeatureId, JobId, JobOutcome, TaskId};
+use crate::workspace::{CommitReport, FeatureCommit, OutputMode, Workspace, WorkspaceError};
+
+/// A commit that has ended, well or not.
+pub(super) struct CommitDone {
+    job: JobId,
+    feature: FeatureId,
+    complete: bool,
+    outcome: Result<(Arc<Workspace>, CommitReport), CommitError>,
+}
+
+/// Why a feature could not be committed.
+#[derive(Debug, thiserror::Error)]
+enum CommitError {
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error("the commit task died: {0}")]
+    Died(String),
+}
+
+impl CommitError {
+    fn report(&self) -> String {
+        match self {
+            Self::Workspace(error) => report(error),
+            Self::Backend(error) => report(error),
+            Self::Died(_) => self.to_string(),
+        }
+    }
+}
+
+/// What a commit needs, taken out of the job so that the loop can go on.
+struct CommitOrder {
+    job: JobId,
+    output: String,
+    mode: OutputMode,
+    workspace: Option<Arc<Workspace>>,
+    feature: FeatureId,
+    title: String,
+    files: Vec<(String, ArtifactRef, TaskId)>,
+    complete: bool,
+}
+
+impl Coordinator {
+    /// Starts the next commit of a job, if there is one and none is under way: finished features first, and, when the job
+    /// is coming to an end, what there is of the unfinished ones.
+    pub(super) fn start_commit(&mut self, id: &JobId) -> Result<(), CoordinatorError> {
+        let Some(running) = self.jobs.get_mut(id) else { return Ok(()) };
+        if running.committing {
+            return Ok(());
+        }
+        let Some(order) = next_order(running) else { return Ok(()) };
+        running.committing = true;
+        let artifacts = Arc::clone(&self.backend.artifacts);
+        let sender = self.commits.0.clone();
+        tokio::spawn(async move {
+            let (job, feature, complete) = (order.job.clone(), order.feature.clone(), order.complete);
+            let work = tokio::spawn(carry_out(artifacts, order));
+            let outcome = work.await.unwrap_or_else(|panic| Err(CommitError::Died(panic.to_string())));
+            // The receiver is gone only when the coordinator has stopped; the next leader commits again.
+            let _ = sender.send(CommitDone { job, feature, complete, outcome }).await;
+        });
+        Ok(())
+    }
+
+    /// Records a commit. One that failed ends the job: its files are safe in the store, and resuming commits again.
+    pub(super) fn committed(&mut self, done: CommitDone) -> Result<(), CoordinatorError> {
+        let now = self.backend.clock.now();
+        let Some(running) = self.jobs.get_mut(&done.job) else { return Ok(()) };
+        running.committing = false;
+        match done.outcome {
+            Ok((workspace, report)) => {
+                running.workspace = Some(workspace);
+                let commit = report.commit;
+                running.stage(Decision::FeatureCommitted { feature: done.feature, files: report.files, complete: done.complete, commit }, now)
+            }
+            Err(error) => fail(running, &done.feature, &error, now),
+        }
+    }
+}
+
+fn fail(running: &mut Running, feature: &FeatureId, error: &CommitError, now: Timestamp) -> Result<(), CoordinatorError> {
+    let reason = format!("feature {feature} could not be written: {}", error.report());
+    tracing::error!(job = %running.id, %reason);
+    running.ending = None;
+    running.stage(Decision::End { outcome: JobOutcome::Failed, reason }, now)
+}
+
+fn next_order(running: &Running) -> Option<CommitOrder> {
+    let complete = running.job.commit_ready().into_iter().next();
+    let is_ending = running.ending.as_ref().is_some_and(|Ending { outcome, .. }| *outcome != JobOutcome::Completed);
+    let calls_are_in = is_ending && running.job.in_flight().next().is_none();
+    let (feature, complete) = match complete {
+        Some(feature) => (feature, true),
+        None if calls_are_in => (running.job.uncommitted_features().into_iter().next()?, false),
+        None => return None,
+    };
+    let settings = &running.job.submitted()?.settings;
+    let title = running.job.feature(&feature).map(|spec| spec.name.clone()).unwrap_or_default();
+    Some(CommitOrder {
+        job: running.id.clone(),
+        output: settings.output.clone(),
+        mode: if settings.git { OutputMode::Git } else { OutputMode::Directory },
+        workspace: running.workspace.clone(),
+        files: running.job.finished_files(&feature),
+        feature,
+        title,
+        complete,
+    })
+}
+
+async fn carry_out(artifacts: Arc<dyn Artifacts>, order: CommitOrder) -> Result<(Arc<Workspace>, CommitReport), CommitError> {
+    let mut files: Vec<(String, Bytes, TaskId)> = Vec::with_capacity(order.files.len());
+    for (path, artifact, task) in order.files {
+        files.push((path, artifacts.get(&artifact).await?, task));
+    }
+    let workspace = match order.workspace {
+        Some(workspace) => workspace,
+        None => Arc::new(Workspace::open(order.output.as_ref(), order.mode, &order.job).await?),
+    };
+    let commit = FeatureCommit { feature: order.feature, title: order.title, files, complete: order.complete };
+    let report = workspace.commit_feature(commit).await?;
+    Ok((workspace, report))
+}

@@ -1,0 +1,118 @@
+//! Handing tasks out: as many as there are slots, the most urgent and most critical first.
+
+use bytes::Bytes;
+
+use super::running::Running;
+use super::{Coordinator, CoordinatorError};
+use crate::backend::{Backend, BackendError, Outgoing, Queue};
+use crate::job::{Decision, Task};
+use crate::protocol::{ArtifactRef, ContextFile, Envelope, FailureKind, InstanceId, JobId, MessageKind, Recipient, TaskId, TaskMessage};
+use crate::schedule::{self, Candidate, Capacity, InFlight};
+use crate::worker::{CARD_PREFIX, WorkerCard};
+
+impl Coordinator {
+    /// Stages the dispatch of what may go out now and answers the messages to publish once that is logged.
+    pub(super) fn dispatch(&mut self) -> Result<Vec<Outgoing>, CoordinatorError> {
+        let now = self.backend.clock.now();
+        let mut out = InFlight::default();
+        let mut candidates: Vec<Candidate<JobId>> = Vec::new();
+        for running in self.jobs.values() {
+            running.job.in_flight().for_each(|task| out.add(&task.agent));
+            if running.ending.is_some() {
+                continue;
+            }
+            let ready = running.job.dispatchable(now).filter(|task| !running.lacks_money(&task.id));
+            candidates.extend(ready.map(|task| Candidate {
+                job: running.id.clone(),
+                task: task.id.clone(),
+                agent: task.agent.clone(),
+                priority: task.priority,
+                tail: running.job.tail(&task.id),
+            }));
+        }
+        let chosen = schedule::choose(candidates, &self.capacity, out, self.options.prefetch_percent);
+        let mut messages = Vec::with_capacity(chosen.len());
+        for choice in chosen {
+            let Some(running) = self.jobs.get_mut(&choice.job) else { continue };
+            running.stage(Decision::Dispatch { tasks: vec![choice.task.clone()] }, now)?;
+            messages.push(message(&self.backend, &self.options.instance, self.leadership.term(), running, &choice.task)?);
+        }
+        Ok(messages)
+    }
+
+    /// Counts the slots of all workers that are not known to be dead.
+    pub(super) async fn refresh_capacity(&mut self) -> Result<(), CoordinatorError> {
+        let snapshot = self.backend.state.snapshot(FLEET_PREFIX).await?;
+        let is_dead = |instance: &InstanceId| {
+            let key = format!("{FLEET_PREFIX}instance/{instance}");
+            let entry = snapshot.entries.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.as_ref());
+            let state = entry.and_then(|value| serde_json::from_slice::<serde_json::Value>(value).ok());
+            state.is_some_and(|value| value.get("state").is_some_and(|state| state == "dead"))
+        };
+        let mut capacity = Capacity::default();
+        for entry in snapshot.entries.iter().filter(|entry| entry.key.starts_with(CARD_PREFIX)) {
+            let card = entry.value.as_ref().and_then(|value| serde_json::from_slice::<WorkerCard>(value).ok());
+            match card {
+                Some(card) if !is_dead(&card.instance) => capacity.add_worker(&card.agents, u64::from(card.slots)),
+                Some(_) => {}
+                None => tracing::warn!(key = entry.key, "not a worker's card; ignored"),
+            }
+        }
+        self.capacity = capacity;
+        Ok(())
+    }
+}
+
+/// Prefix of everything the fleet says about itself.
+const FLEET_PREFIX: &str = "fleet/";
+
+/// The message of the attempt that `task` is in.
+pub(super) fn message(
+    backend: &Backend,
+    instance: &InstanceId,
+    term: u64,
+    running: &Running,
+    task: &TaskId,
+) -> Result<Outgoing, CoordinatorError> {
+    let job = &running.job;
+    let task = job.task(task).ok_or_else(|| BackendError::NotFound { what: format!("task {task}") })?;
+    let payload = task_message(running, task)?;
+    let dedupe = format!("{}:{}:{}:{term}", payload.job, payload.task, payload.attempt);
+    let queue = Queue::Task { agent: payload.agent.clone(), priority: payload.priority };
+    let recipient = Recipient::Type(payload.agent.clone());
+    let priority = payload.priority;
+    let mut envelope =
+        Envelope::new(MessageKind::Command, instance.clone(), recipient, payload.job.to_string(), backend.clock.now(), payload);
+    envelope.priority = priority;
+    let body = serde_json::to_vec(&envelope)
+        .map_err(|error| BackendError::Invalid { field: "task message", why: error.to_string() })?;
+    Ok(Outgoing { queue, dedupe, body: Bytes::from(body) })
+}
+
+fn task_message(running: &Running, task: &Task) -> Result<TaskMessage, CoordinatorError> {
+    let job = &running.job;
+    let submitted = job.submitted().ok_or_else(|| CoordinatorError::UnknownJob { job: running.id.clone() })?;
+    let files = job.dependency_files(&task.id);
+    // Only what the model itself got wrong is worth telling it.
+    let feedback = task.last_failure.as_ref().filter(|failure| failure.kind == FailureKind::Rejected);
+    Ok(TaskMessage {
+        job: running.id.clone(),
+        task: task.id.clone(),
+        attempt: task.attempt(),
+        agent: task.agent.clone(),
+        priority: task.priority,
+        kind: task.kind.clone(),
+        proposal: submitted.proposal.clone(),
+        plan: job.plan().map(|(_, artifact)| artifact.clone()),
+        title: task.title.clone(),
+        instructions: task.instructions.clone(),
+        dependencies: context(files.direct),
+        interfaces: context(files.indirect),
+        feedback: feedback.map(|failure| failure.message.clone()),
+        estimated_tokens: task.estimated_tokens,
+    })
+}
+
+fn context(files: Vec<(String, ArtifactRef)>) -> Vec<ContextFile> {
+    files.into_iter().map(|(path, artifact)| ContextFile { path, artifact }).collect()
+}

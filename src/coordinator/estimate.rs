@@ -1,0 +1,56 @@
+//! What the rest of a job will probably cost: shown before a person approves it. The budget never relies on it.
+
+use std::sync::Arc;
+
+use crate::agent::RoleBook;
+use crate::budget::PriceTable;
+use crate::job::{Job, Task};
+use crate::protocol::{MicroUsd, TaskKind, Usage};
+
+/// Bytes of source text per token, a middle value for code (research: llm §4 warns against using it as a bound).
+const BYTES_PER_TOKEN: u64 = 3;
+
+/// Output beyond the file itself: thinking at medium effort, on average.
+const THINKING_TOKENS: u64 = 2_000;
+
+/// Expected output of a planning call.
+const PLAN_TOKENS: u64 = 4_000;
+
+/// Prompt beyond contract and dependencies: role, task, frame.
+const PROMPT_TOKENS: u64 = 1_500;
+
+/// Estimates costs from the plan.
+#[derive(Debug)]
+pub struct Estimator {
+    prices: Arc<PriceTable>,
+    roles: RoleBook,
+}
+
+impl Estimator {
+    /// An estimator for calls made in `roles` at `prices`.
+    #[must_use]
+    pub const fn new(prices: Arc<PriceTable>, roles: RoleBook) -> Self {
+        Self { prices, roles }
+    }
+
+    /// Expected cost of every task that has not succeeded yet. Tasks of unknown price count as nothing.
+    #[must_use]
+    pub fn remaining(&self, job: &Job) -> MicroUsd {
+        let head = job.plan().map_or(0, |(_, artifact)| artifact.bytes / BYTES_PER_TOKEN);
+        job.tasks().filter(|task| task.receipt.is_none()).map(|task| self.task(job, task, head)).sum()
+    }
+
+    fn task(&self, job: &Job, task: &Task, head_tokens: u64) -> MicroUsd {
+        let Ok(role) = self.roles.get(&task.agent) else { return MicroUsd::ZERO };
+        let (context, output) = match task.kind {
+            TaskKind::File { .. } => {
+                let needed = job.needed_tasks(&task.id).map(|needed| u64::from(needed.estimated_tokens)).sum::<u64>();
+                (needed, u64::from(task.estimated_tokens) + THINKING_TOKENS)
+            }
+            _ => (0, PLAN_TOKENS),
+        };
+        // The head is read from the cache by all calls but the first few.
+        let usage = Usage { input: context + PROMPT_TOKENS, cache_read: head_tokens, output, ..Usage::default() };
+        self.prices.charge(&role.model, &usage).unwrap_or_default()
+    }
+}

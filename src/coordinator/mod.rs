@@ -1,0 +1,149 @@
+//! The leader loop: fold, decide, dispatch, supervise, commit.
+//!
+//! A coordinator leads a set of jobs. It alone appends to their logs (compare-and-set makes a deposed one harmless) and it
+//! alone lets files reach the output. One loop handles whatever has arrived in batches: results and commands become events,
+//! events free tasks, tasks go out, and only then are the handled messages acknowledged, so a crash at any point repeats
+//! steps that may be repeated. A coordinator must never call a model.
+
+mod advance;
+mod commit;
+mod dispatch;
+mod error;
+mod estimate;
+mod intake;
+mod lead;
+mod recover;
+mod results;
+mod running;
+mod submit;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use error::CoordinatorError;
+pub use estimate::Estimator;
+pub use submit::{Submission, command, submit};
+
+use commit::CommitDone;
+use intake::Handled;
+use lead::Leadership;
+use running::Running;
+
+use crate::backend::Backend;
+use crate::protocol::{InstanceId, JobId};
+use crate::resilience::RetryPolicy;
+use crate::schedule::Capacity;
+
+/// Which jobs a coordinator leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lead {
+    /// One job; every other unfinished job of the deployment is suspended, so that nothing of it is paid for unasked.
+    Only(JobId),
+    /// All unfinished jobs, and all that are submitted from now on.
+    All,
+}
+
+/// How a coordinator works.
+#[derive(Clone)]
+pub struct CoordinatorOptions {
+    /// Fresh per process start.
+    pub instance: InstanceId,
+    /// Which jobs it leads.
+    pub lead: Lead,
+    /// Extra tasks handed out ahead of free slots, in percent.
+    pub prefetch_percent: u32,
+    /// Delays between a task's attempts.
+    pub retry: RetryPolicy,
+    /// Spending above this share of the limit raises a warning, in percent.
+    pub warn_percent: u64,
+    /// Expected costs, for approval.
+    pub estimator: Arc<Estimator>,
+}
+
+/// How often the fleet's size, retries and ends are looked at without any message.
+const TICK: Duration = Duration::from_millis(250);
+
+/// The leader of a set of jobs.
+pub struct Coordinator {
+    backend: Backend,
+    options: CoordinatorOptions,
+    leadership: Leadership,
+    jobs: BTreeMap<JobId, Running>,
+    capacity: Capacity,
+    commits: (mpsc::Sender<CommitDone>, mpsc::Receiver<CommitDone>),
+}
+
+impl Coordinator {
+    /// Becomes the leader, or says who is.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::NotLeader`] while another coordinator leads; store errors.
+    pub async fn elect(backend: Backend, options: CoordinatorOptions) -> Result<Self, CoordinatorError> {
+        let leadership = Leadership::acquire(&backend, &options.instance).await?;
+        Ok(Self { backend, options, leadership, jobs: BTreeMap::new(), capacity: Capacity::default(), commits: mpsc::channel(64) })
+    }
+
+    /// Leads until `shutdown` is cancelled, or, with [`Lead::Only`], until the job has ended.
+    ///
+    /// # Errors
+    /// [`CoordinatorError`] when the lead is lost or the stores fail; everything not yet done is found again by whoever
+    /// leads next.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), CoordinatorError> {
+        let outcome = self.lead(&shutdown).await;
+        self.leadership.resign(&self.backend).await;
+        outcome
+    }
+
+    async fn lead(&mut self, shutdown: &CancellationToken) -> Result<(), CoordinatorError> {
+        self.recover().await?;
+        self.refresh_capacity().await?;
+        let mut inbox = intake::start(self.backend.clone(), self.options.instance.clone());
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let mut handled = Handled::default();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                Some(done) = self.commits.1.recv() => self.committed(done)?,
+                batch = inbox.recv() => match batch {
+                    Some(Ok(batch)) => handled = self.handle(batch).await?,
+                    Some(Err(error)) => return Err(error.into()),
+                    None => return Err(CoordinatorError::LoopEnded("intake")),
+                },
+                _ = tick.tick() => {
+                    self.leadership.keep(&self.backend).await?;
+                    self.refresh_capacity().await?;
+                }
+            }
+            self.step(handled).await?;
+            if self.is_done() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Everything that follows from what has just been handled, in crash-safe order: log, publish, acknowledge.
+    async fn step(&mut self, handled: Handled) -> Result<(), CoordinatorError> {
+        self.advance().await?;
+        let messages = self.dispatch()?;
+        for running in self.jobs.values_mut() {
+            running.flush(&self.backend).await?;
+        }
+        if !messages.is_empty() {
+            self.backend.broker.publish(messages).await?;
+        }
+        handled.acknowledge(&self.backend).await?;
+        self.drop_ended();
+        Ok(())
+    }
+
+    /// True when the one job that was to be led has ended and nothing of it is under way any more.
+    fn is_done(&self) -> bool {
+        matches!(self.options.lead, Lead::Only(_)) && self.jobs.is_empty()
+    }
+}

@@ -1,0 +1,82 @@
+//! Taking over: fold the logs, suspend what is not led, and publish again whatever may have been lost on the way.
+
+use bytes::Bytes;
+
+use super::dispatch;
+use super::running::Running;
+use super::{Coordinator, CoordinatorError, Lead};
+use crate::backend::{Backend, Expected, Write};
+use crate::job::{Decision, JobStatus};
+use crate::protocol::{InstanceId, JobId, TaskId};
+use crate::worker;
+
+impl Coordinator {
+    /// Loads the jobs to lead and brings them to where they were.
+    pub(super) async fn recover(&mut self) -> Result<(), CoordinatorError> {
+        for entry in self.backend.events.jobs().await? {
+            match &self.options.lead {
+                Lead::Only(job) if *job != entry.job => self.suspend(&entry.job).await?,
+                _ => self.take(&entry.job).await?,
+            }
+        }
+        if let Lead::Only(job) = &self.options.lead
+            && !self.jobs.contains_key(job)
+        {
+            return Err(CoordinatorError::UnknownJob { job: job.clone() });
+        }
+        Ok(())
+    }
+
+    /// Leads `id` from now on, unless it has ended.
+    pub(super) async fn take(&mut self, id: &JobId) -> Result<(), CoordinatorError> {
+        if self.jobs.contains_key(id) {
+            return Ok(());
+        }
+        let Some(mut running) = Running::load(&self.backend, id).await? else {
+            return Err(CoordinatorError::UnknownJob { job: id.clone() });
+        };
+        let asked_for = self.options.lead == Lead::Only(id.clone());
+        match running.job.status() {
+            // To be led by name is to be resumed.
+            JobStatus::Ended(_) | JobStatus::Paused if asked_for => running.stage(Decision::Resume, self.backend.clock.now())?,
+            JobStatus::Ended(_) => return Ok(()),
+            _ => {}
+        }
+        set_stop(&self.backend, &self.options.instance, id, None).await?;
+        self.publish_again(&running).await?;
+        self.jobs.insert(id.clone(), running);
+        Ok(())
+    }
+
+    /// Publishes what was dispatched and not answered. Messages still in their queues make duplicates; claims sort
+    /// them out. The leader's term is part of the id, or the broker would take the copy for one it has already seen.
+    pub(super) async fn publish_again(&self, running: &Running) -> Result<(), CoordinatorError> {
+        let tasks: Vec<TaskId> = running.job.in_flight().map(|task| task.id.clone()).collect();
+        let mut messages = Vec::with_capacity(tasks.len());
+        for task in &tasks {
+            messages.push(dispatch::message(&self.backend, &self.options.instance, self.leadership.term(), running, task)?);
+        }
+        if !messages.is_empty() {
+            tracing::info!(job = %running.id, tasks = messages.len(), "publishing unanswered tasks again");
+            self.backend.broker.publish(messages).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the attempts of a job that nobody leads from being claimed.
+    async fn suspend(&self, id: &JobId) -> Result<(), CoordinatorError> {
+        set_stop(&self.backend, &self.options.instance, id, Some("suspended")).await
+    }
+}
+
+/// Sets or removes the record that keeps a job's attempts from being claimed.
+pub(super) async fn set_stop(backend: &Backend, writer: &InstanceId, id: &JobId, why: Option<&'static str>) -> Result<(), CoordinatorError> {
+    let key = worker::stop_key(id);
+    let present = backend.state.get(std::slice::from_ref(&key)).await?.into_iter().flatten().any(|entry| entry.value.is_some());
+    if present == why.is_some() {
+        return Ok(());
+    }
+    let write = Write { key, expected: Expected::Any, value: why.map(|text| Bytes::from_static(text.as_bytes())) };
+    backend.state.commit(writer, vec![write]).await?;
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! What results and commands mean for a job.
+//!
+//! Nothing is believed because a worker says so: plans are read back from the artifact store, parsed and validated again
+//! before they become part of a job, for a worker may be of another version, or not ours at all.
+
+use std::time::Duration;
+
+use super::running::{Ending, Running};
+use super::{Coordinator, CoordinatorError, recover};
+use crate::backend::{Backend, BackendError, Signal};
+use crate::clock::Timestamp;
+use crate::error::Coded;
+use crate::job::{Decision, PlanProduct};
+use crate::protocol::{
+    ArtifactRef, Command, CommandMessage, FailureKind, FeaturePlan, JobId, JobOutcome, ProtocolError, StrategicPlan, TaskFailure,
+    TaskKind, TaskOutcome, TaskResult, validate,
+};
+use crate::resilience::RetryPolicy;
+
+/// How long a cancelled job waits for its running calls to report what they cost.
+const CANCEL_GRACE: Duration = Duration::from_millis(500);
+
+/// Outer error: the coordinator cannot go on. Inner error: the message is not worth anything.
+pub(super) type Outcome = Result<Result<(), ProtocolError>, CoordinatorError>;
+
+impl Coordinator {
+    /// Stages what follows from a result. Results of jobs not led here are skipped: their claims keep them.
+    pub(super) async fn handle_result(&mut self, result: TaskResult) -> Outcome {
+        let Some(running) = self.jobs.get_mut(&result.job) else { return Ok(Ok(())) };
+        let now = self.backend.clock.now();
+        let Some(task) = running.job.task(&result.task) else {
+            let why = format!("job {} has no task {}", result.job, result.task);
+            return Ok(Err(ProtocolError::field("task", why)));
+        };
+        let (kind, failures) = (task.kind.clone(), task.failures);
+        let (result, product) = match &result.outcome {
+            TaskOutcome::Succeeded { receipt } => {
+                let artifact = receipt.artifact.clone();
+                match read_product(&self.backend, running, &kind, &artifact).await? {
+                    Ok(product) => (result, product),
+                    Err(why) => (rejected(result, why), None),
+                }
+            }
+            TaskOutcome::Failed { .. } => (result, None),
+        };
+        let retry_at = retry_at(&result, failures, &self.options.retry, now);
+        note_money(running, &result);
+        running.stage(Decision::Accept { result: Box::new(result), product, retry_at }, now)?;
+        Ok(Ok(()))
+    }
+
+    /// Stages what follows from a person's command. What the job's state does not allow is logged and dropped: the
+    /// command line checks before it sends, so this is a race that the state has already answered.
+    pub(super) async fn handle_command(&mut self, message: CommandMessage) -> Outcome {
+        let id = message.job;
+        let resumes = matches!(message.command, Command::Start | Command::Resume | Command::RetryTask { .. });
+        if !self.jobs.contains_key(&id) && resumes && self.leads(&id) {
+            return self.wake(&id, message.command).await.map(Ok);
+        }
+        if !self.jobs.contains_key(&id) {
+            return Ok(Ok(()));
+        }
+        let now = self.backend.clock.now();
+        if let Command::Cancel { reason } = &message.command {
+            recover::set_stop(&self.backend, &self.options.instance, &id, Some("cancelled")).await?;
+            self.backend.broker.signal(Signal::CancelJob { job: id.clone() }).await?;
+            if let Some(running) = self.jobs.get_mut(&id) {
+                let reason = reason.clone();
+                running.ending = Some(Ending { outcome: JobOutcome::Cancelled, reason, deadline: now.after(CANCEL_GRACE) });
+            }
+            return Ok(Ok(()));
+        }
+        let Some(running) = self.jobs.get_mut(&id) else { return Ok(Ok(())) };
+        apply_command(running, message.command, now)?;
+        Ok(Ok(()))
+    }
+
+    fn leads(&self, id: &JobId) -> bool {
+        match &self.options.lead {
+            super::Lead::All => true,
+            super::Lead::Only(only) => only == id,
+        }
+    }
+
+    /// Leads a job that was submitted or resumed after this coordinator started.
+    async fn wake(&mut self, id: &JobId, command: Command) -> Result<(), CoordinatorError> {
+        let Some(mut running) = Running::load(&self.backend, id).await? else {
+            return Err(CoordinatorError::UnknownJob { job: id.clone() });
+        };
+        let now = self.backend.clock.now();
+        apply_command(&mut running, command, now)?;
+        recover::set_stop(&self.backend, &self.options.instance, id, None).await?;
+        running.flush(&self.backend).await?;
+        self.publish_again(&running).await?;
+        self.jobs.insert(id.clone(), running);
+        Ok(())
+    }
+}
+
+fn apply_command(running: &mut Running, command: Command, now: Timestamp) -> Result<(), CoordinatorError> {
+    let decision = match command {
+        Command::Start | Command::Cancel { .. } => return Ok(()),
+        Command::Approve => Decision::Approve,
+        Command::Pause => Decision::Pause,
+        Command::Resume => Decision::Resume,
+        Command::RetryTask { task } => Decision::Retry { task },
+        Command::BudgetChanged { limit } => Decision::BudgetChanged { limit },
+    };
+    running.waiting_for_money.clear();
+    running.unaffordable.clear();
+    match running.stage(decision, now) {
+        Err(CoordinatorError::Refused { job, refusal }) => {
+            tracing::warn!(%job, %refusal, "command refused");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Reads and checks a planning task's product. The inner error says what is wrong with it, for the planner to mend.
+async fn read_product(
+    backend: &Backend,
+    running: &Running,
+    kind: &TaskKind,
+    artifact: &ArtifactRef,
+) -> Result<Result<Option<PlanProduct>, String>, CoordinatorError> {
+    if matches!(kind, TaskKind::File { .. }) {
+        return Ok(Ok(None));
+    }
+    let bytes = match backend.artifacts.get(artifact).await {
+        Ok(bytes) => bytes,
+        Err(error @ (BackendError::NotFound { .. } | BackendError::Corrupt { .. })) => return Ok(Err(error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(check_product(running, kind, artifact, &bytes))
+}
+
+fn check_product(running: &Running, kind: &TaskKind, artifact: &ArtifactRef, bytes: &[u8]) -> Result<Option<PlanProduct>, String> {
+    match kind {
+        TaskKind::File { .. } => Ok(None),
+        TaskKind::Plan { features } => {
+            let plan: StrategicPlan = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+            validate::strategic_plan(&plan, *features).map_err(|error| error.to_string())?;
+            Ok(Some(PlanProduct::Plan(Box::new(plan), artifact.clone())))
+        }
+        TaskKind::FeaturePlan { feature, tasks } => {
+            let plan: FeaturePlan = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+            let (whole, _) = running.job.plan().ok_or("the strategic plan is missing")?;
+            let spec = whole.features.iter().find(|f| f.id == *feature).ok_or("the feature is not in the strategic plan")?;
+            validate::feature_plan(&plan, spec, whole, *tasks).map_err(|error| error.to_string())?;
+            running.job.check_feature_plan(feature, &plan).map_err(|error| error.to_string())?;
+            Ok(Some(PlanProduct::Feature(plan)))
+        }
+    }
+}
+
+/// The same result as a refused attempt: what it cost stays.
+fn rejected(mut result: TaskResult, why: String) -> TaskResult {
+    let failure =
+        TaskFailure { kind: FailureKind::Rejected, code: "CS-COORD-007".into(), message: why, retry_after_ms: None, needed: None };
+    result.outcome = TaskOutcome::Failed { failure };
+    result
+}
+
+/// When the task may go out again; `None` when it may not, or may at once.
+fn retry_at(result: &TaskResult, failures: u32, retry: &RetryPolicy, now: Timestamp) -> Option<Timestamp> {
+    let TaskOutcome::Failed { failure } = &result.outcome else { return None };
+    match failure.kind {
+        FailureKind::Rejected | FailureKind::Transient | FailureKind::Lost => Some(now.after(retry.delay(failures + 1))),
+        FailureKind::Parked => Some(now.after(Duration::from_millis(failure.retry_after_ms.unwrap_or(1_000)))),
+        FailureKind::Budget | FailureKind::Cancelled | FailureKind::Fatal => None,
+    }
+}
+
+/// Keeps track of which tasks money keeps from running.
+fn note_money(running: &mut Running, result: &TaskResult) {
+    let refused = matches!(&result.outcome, TaskOutcome::Failed { failure } if failure.kind == FailureKind::Budget);
+    if !refused {
+        // A settled call has given back the rest of its reservation.
+        running.waiting_for_money.clear();
+    } else if running.job.in_flight().any(|task| task.id != result.task) {
+        running.waiting_for_money.insert(result.task.clone());
+    } else {
+        running.unaffordable.insert(result.task.clone());
+    }
+}

@@ -1,0 +1,123 @@
+//! One job in the hands of its leader: the folded log, what is staged to be appended, and what only this leader knows.
+//!
+//! Everything that must survive is in the log. The rest (tasks waiting for money, a pending end) is rebuilt by simply
+//! running into the same walls again.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::CoordinatorError;
+use crate::backend::{Backend, BackendError};
+use crate::clock::Timestamp;
+use crate::job::{Decision, Job};
+use crate::protocol::{Event, JobId, JobOutcome, TaskId};
+use crate::workspace::Workspace;
+
+/// Events read from the log at once.
+const PAGE: usize = 1_000;
+
+/// A job that is about to end, once its last calls are in and its partial results are written.
+pub(super) struct Ending {
+    pub(super) outcome: JobOutcome,
+    pub(super) reason: String,
+    /// Not waited for running tasks beyond this instant: some may never report, for example after a cancellation.
+    pub(super) deadline: Timestamp,
+}
+
+/// A led job.
+pub(super) struct Running {
+    pub(super) id: JobId,
+    pub(super) job: Job,
+    /// Newest sequence in the log.
+    seq: u64,
+    /// Applied to `job` and not yet appended.
+    staged: Vec<Event>,
+    /// The output, opened when the first feature is committed.
+    pub(super) workspace: Option<Arc<Workspace>>,
+    /// A commit is under way.
+    pub(super) committing: bool,
+    /// Refused for lack of money while other calls held reservations; tried again when one of those is settled.
+    pub(super) waiting_for_money: HashSet<TaskId>,
+    /// Refused although nothing else was reserved: not affordable until the budget is changed.
+    pub(super) unaffordable: HashSet<TaskId>,
+    /// Set while the job is being brought to an end.
+    pub(super) ending: Option<Ending>,
+    /// The spending warning was raised.
+    pub(super) warned: bool,
+    /// Cost at which the balance was looked at last, in micro-dollars.
+    pub(super) balance_seen_at: u64,
+}
+
+impl Running {
+    /// Folds the log of `id`; `None` when there is no such job.
+    pub(super) async fn load(backend: &Backend, id: &JobId) -> Result<Option<Self>, CoordinatorError> {
+        let mut job = Job::new(id.clone());
+        let (mut seq, mut warned) = (0, false);
+        loop {
+            let page = backend.events.read(id, seq, PAGE).await?;
+            if page.is_empty() {
+                break;
+            }
+            for recorded in page {
+                warned |= matches!(recorded.event, Event::BudgetWarning { .. });
+                job.apply(&recorded.event, recorded.at).map_err(|source| CoordinatorError::Log {
+                    job: id.clone(),
+                    seq: recorded.seq,
+                    source: Box::new(source),
+                })?;
+                seq = recorded.seq;
+            }
+        }
+        let running = Self {
+            id: id.clone(),
+            job,
+            seq,
+            staged: Vec::new(),
+            workspace: None,
+            committing: false,
+            waiting_for_money: HashSet::new(),
+            unaffordable: HashSet::new(),
+            ending: None,
+            warned,
+            balance_seen_at: 0,
+        };
+        Ok((seq > 0).then_some(running))
+    }
+
+    /// Decides, applies and stages; the events are appended by the next [`Running::flush`].
+    pub(super) fn stage(&mut self, decision: Decision, now: Timestamp) -> Result<(), CoordinatorError> {
+        let events = self
+            .job
+            .decide(decision, now)
+            .map_err(|refusal| CoordinatorError::Refused { job: self.id.clone(), refusal: Box::new(refusal) })?;
+        for event in events {
+            self.job.apply(&event, now).map_err(|source| CoordinatorError::Log {
+                job: self.id.clone(),
+                seq: self.seq + self.staged.len() as u64 + 1,
+                source: Box::new(source),
+            })?;
+            self.staged.push(event);
+        }
+        Ok(())
+    }
+
+    /// Appends what is staged, all or nothing.
+    pub(super) async fn flush(&mut self, backend: &Backend) -> Result<(), CoordinatorError> {
+        if self.staged.is_empty() {
+            return Ok(());
+        }
+        match backend.events.append(&self.id, self.seq, std::mem::take(&mut self.staged)).await {
+            Ok(seq) => {
+                self.seq = seq;
+                Ok(())
+            }
+            Err(BackendError::Conflict { .. }) => Err(CoordinatorError::Deposed),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tasks that lack of money keeps from going out.
+    pub(super) fn lacks_money(&self, task: &TaskId) -> bool {
+        self.waiting_for_money.contains(task) || self.unaffordable.contains(task)
+    }
+}

@@ -1,0 +1,70 @@
+//! Handing a job in, and sending commands to it: what the command line and, later, the HTTP API call.
+
+use bytes::Bytes;
+
+use super::CoordinatorError;
+use crate::backend::{Adjustment, Backend, BackendError, Outgoing, Queue, Scope};
+use crate::clock;
+use crate::job::{Decision, Job};
+use crate::protocol::{Command, CommandMessage, Envelope, InstanceId, JobId, JobSettings, MessageKind, MicroUsd, Origin, Recipient};
+
+/// A proposal with everything that was chosen for it.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// Name shown to people.
+    pub name: String,
+    /// The proposal's text.
+    pub proposal: String,
+    /// The job's limit.
+    pub budget: MicroUsd,
+    /// Part of the limit kept for verification and repair.
+    pub hold_back: MicroUsd,
+    /// Where replies come from.
+    pub origin: Origin,
+    /// Output and plan limits.
+    pub settings: JobSettings,
+}
+
+/// Records a job and tells the coordinators. The limit is set before the job exists, so it can never run without one.
+///
+/// # Errors
+/// Store errors; the job then does not exist, or exists and waits for a coordinator.
+pub async fn submit(backend: &Backend, instance: &InstanceId, submission: Submission) -> Result<JobId, CoordinatorError> {
+    let id = JobId::fresh();
+    let proposal = backend.artifacts.put(Bytes::from(submission.proposal)).await?;
+    let scope = Scope::Job(id.clone());
+    let limit = Adjustment::SetLimit(Some(submission.budget));
+    backend.ledger.adjust(&format!("{id}:submit:limit"), &scope, limit).await?;
+    if submission.hold_back > MicroUsd::ZERO {
+        let hold_back = Adjustment::HoldBack(submission.hold_back);
+        backend.ledger.adjust(&format!("{id}:submit:hold-back"), &scope, hold_back).await?;
+    }
+    let decision = Decision::Submit {
+        name: submission.name,
+        proposal,
+        budget: submission.budget,
+        origin: submission.origin,
+        settings: submission.settings,
+    };
+    let events = Job::new(id.clone())
+        .decide(decision, backend.clock.now())
+        .map_err(|refusal| CoordinatorError::Refused { job: id.clone(), refusal: Box::new(refusal) })?;
+    backend.events.append(&id, 0, events).await?;
+    command(backend, instance, &id, Command::Start).await?;
+    Ok(id)
+}
+
+/// Sends a command to whoever leads the job.
+///
+/// # Errors
+/// Store errors.
+pub async fn command(backend: &Backend, instance: &InstanceId, job: &JobId, command: Command) -> Result<(), CoordinatorError> {
+    let request = clock::unique_id();
+    let payload = CommandMessage { request: request.clone(), job: job.clone(), command };
+    let envelope =
+        Envelope::new(MessageKind::Command, instance.clone(), Recipient::Broadcast, job.to_string(), backend.clock.now(), payload);
+    let body = serde_json::to_vec(&envelope).map_err(|error| BackendError::Invalid { field: "command", why: error.to_string() })?;
+    let queue = Queue::Command { shard: 0 };
+    backend.broker.publish(vec![Outgoing { queue, dedupe: request, body: Bytes::from(body) }]).await?;
+    Ok(())
+}

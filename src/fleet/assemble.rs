@@ -1,0 +1,178 @@
+//! From settings to parts: prices, roles, the provider, recorded replies.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::FleetError;
+use crate::agent::{ContextLimits, RoleBook, RoleOverride};
+use crate::backend::Backend;
+use crate::budget::{PriceTable, Treasurer};
+use crate::config::{ApiKey, Environment, RoleSettings, Secret, Settings};
+use crate::coordinator::Estimator;
+use crate::llm::anthropic::{Anthropic, AnthropicConfig};
+use crate::llm::replay::{FakeOptions, FakeServer, Script};
+use crate::llm::{Effort, Metered, Provider};
+use crate::protocol::AgentType;
+use crate::resilience::RetryPolicy;
+use crate::worker::Executor;
+
+/// Largest prompt file, in bytes.
+const MAX_PROMPT_BYTES: u64 = 64 * 1024;
+
+/// Recorded replies instead of a live model.
+#[derive(Debug, Clone, Default)]
+pub struct Replay {
+    /// The reply script.
+    pub script: PathBuf,
+    /// Where the fake server writes its own bill, if anywhere.
+    pub bill: Option<PathBuf>,
+    /// Latency added to every reply.
+    pub latency: Duration,
+}
+
+/// Everything a process needs besides the stores.
+pub struct Parts {
+    prices: Arc<PriceTable>,
+    roles: RoleBook,
+    provider: Arc<dyn Provider>,
+    limits: ContextLimits,
+    retry: RetryPolicy,
+    total_timeout: Duration,
+    /// Serves the recorded replies; lives as long as the calls.
+    replay: Option<FakeServer>,
+    /// Set once an executor was made: drained before the process ends.
+    treasurer: std::sync::OnceLock<Treasurer>,
+}
+
+impl Parts {
+    /// Builds the parts. Prompt files are looked up relative to `base`, the directory of the configuration file.
+    ///
+    /// # Errors
+    /// [`FleetError`] naming the setting, file or model that cannot be used; no money has been touched.
+    pub async fn assemble(settings: &Settings, environment: &Environment, replay: Option<&Replay>, base: &Path) -> Result<Self, FleetError> {
+        let prices = Arc::new(PriceTable::builtin()?);
+        let roles = role_book(settings, base)?;
+        for role in roles.roles() {
+            if prices.get(&role.model).is_none() {
+                return Err(FleetError::UnpricedModel { role: role.agent.to_string(), model: role.model.clone() });
+            }
+        }
+        let (server, base_url, key) = match replay {
+            Some(replay) => {
+                let options = FakeOptions { bill: replay.bill.clone(), latency: replay.latency.into(), ..FakeOptions::default() };
+                let server = FakeServer::start(Script::load(&replay.script)?, options).await?;
+                let url = server.base_url();
+                (Some(server), url, Secret::new("replay"))
+            }
+            None => (None, settings.llm.base_url.clone(), ApiKey::read(environment)?.ok_or(FleetError::NoKey)?),
+        };
+        let llm = &settings.llm;
+        let provider = Anthropic::new(AnthropicConfig {
+            base_url,
+            api_key: key,
+            idle_timeout: Duration::from_secs(llm.idle_timeout_seconds),
+            total_timeout: Duration::from_secs(llm.total_timeout_seconds),
+            connect_timeout: Duration::from_secs(llm.connect_timeout_seconds),
+            max_reply_bytes: usize::try_from(llm.max_reply_bytes).unwrap_or(usize::MAX),
+        })?;
+        let limits = ContextLimits {
+            max_bytes: usize::try_from(llm.max_context_bytes).unwrap_or(usize::MAX),
+            max_file_bytes: usize::try_from(settings.job.max_file_bytes).unwrap_or(usize::MAX),
+        };
+        let retry = RetryPolicy {
+            attempts: llm.attempts,
+            longest_honoured_wait: Duration::from_secs(llm.longest_wait_seconds),
+            ..RetryPolicy::default()
+        };
+        Ok(Self {
+            prices,
+            roles,
+            provider: Arc::new(provider),
+            limits,
+            retry,
+            total_timeout: Duration::from_secs(llm.total_timeout_seconds),
+            replay: server,
+            treasurer: std::sync::OnceLock::new(),
+        })
+    }
+
+    /// Every agent type this process has a role for.
+    #[must_use]
+    pub fn agents(&self) -> Vec<AgentType> {
+        self.roles.roles().map(|role| role.agent.clone()).collect()
+    }
+
+    /// An executor over the stores of `backend`.
+    #[must_use]
+    pub fn executor(&self, backend: &Backend) -> Executor {
+        let treasurer = self
+            .treasurer
+            .get_or_init(|| Treasurer::new(Arc::clone(&backend.ledger), Arc::clone(&self.prices)))
+            .clone();
+        let metered = Metered::new(Arc::clone(&self.provider), treasurer, self.retry, self.total_timeout);
+        Executor::new(backend, metered, self.roles.clone(), self.limits)
+    }
+
+    /// Expected costs in these roles at these prices.
+    #[must_use]
+    pub fn estimator(&self) -> Arc<Estimator> {
+        Arc::new(Estimator::new(Arc::clone(&self.prices), self.roles.clone()))
+    }
+
+    /// Waits until every reservation has ended, then stops the fake server, if one runs.
+    pub async fn stop(self) {
+        if let Some(treasurer) = self.treasurer.get() {
+            treasurer.drain().await;
+        }
+        if let Some(server) = self.replay {
+            server.stop().await;
+        }
+    }
+}
+
+fn role_book(settings: &Settings, base: &Path) -> Result<RoleBook, FleetError> {
+    let mut book = RoleBook::builtin(&settings.llm.model);
+    for agent in AgentType::builtin() {
+        let change = RoleOverride {
+            effort: Some(effort(&settings.llm.effort)),
+            max_output_tokens: Some(settings.llm.max_output_tokens),
+            ..RoleOverride::of(agent)
+        };
+        book = book.with(change)?;
+    }
+    for (name, role) in &settings.roles {
+        // Validated with the configuration; an id that is not one cannot get here.
+        let Ok(agent) = AgentType::new(name) else { continue };
+        let prompt = role.prompt_file.as_ref().map(|file| read_prompt(name, &base.join(file))).transpose()?;
+        book = book.with(role_override(agent, role, prompt))?;
+    }
+    Ok(book)
+}
+
+fn role_override(agent: AgentType, role: &RoleSettings, prompt: Option<Arc<str>>) -> RoleOverride {
+    RoleOverride {
+        prompt,
+        model: role.model.clone(),
+        effort: role.effort.as_deref().map(effort),
+        max_output_tokens: role.max_output_tokens,
+        ..RoleOverride::of(agent)
+    }
+}
+
+fn read_prompt(role: &str, path: &Path) -> Result<Arc<str>, FleetError> {
+    let fault = |why: String| FleetError::PromptFile { role: role.to_owned(), path: path.to_owned(), why };
+    let size = std::fs::metadata(path).map_err(|error| fault(error.to_string()))?.len();
+    if size > MAX_PROMPT_BYTES {
+        return Err(fault(format!("it has {size} bytes")));
+    }
+    std::fs::read_to_string(path).map(Arc::from).map_err(|error| fault(error.to_string()))
+}
+
+fn effort(text: &str) -> Effort {
+    match text {
+        "low" => Effort::Low,
+        "high" => Effort::High,
+        _ => Effort::Medium,
+    }
+}

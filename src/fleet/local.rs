@@ -1,0 +1,102 @@
+//! Coordinator and worker as tasks of one process: what `codeswarm run` starts.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{FleetError, Parts};
+use crate::backend::Backend;
+use crate::config::Settings;
+use crate::coordinator::{Coordinator, CoordinatorOptions, Lead};
+use crate::protocol::InstanceId;
+use crate::resilience::RetryPolicy;
+use crate::worker::{Worker, WorkerError, WorkerOptions};
+
+/// How a local fleet is set up.
+#[derive(Debug, Clone)]
+pub struct LocalOptions {
+    /// This process.
+    pub instance: InstanceId,
+    /// Which jobs are led.
+    pub lead: Lead,
+    /// Tasks worked on at once; 0 leads without working.
+    pub slots: u32,
+    /// How long running calls may take to finish after a stop was asked for.
+    pub drain: Duration,
+}
+
+/// A coordinator and a worker for every agent type.
+pub struct LocalFleet {
+    coordinator: JoinHandle<Result<(), FleetError>>,
+    worker: JoinHandle<Result<(), WorkerError>>,
+    stop_coordinator: CancellationToken,
+    stop_worker: CancellationToken,
+    parts: Parts,
+}
+
+impl LocalFleet {
+    /// Takes the lead and starts working.
+    ///
+    /// # Errors
+    /// [`FleetError`] when another coordinator leads these stores, or they fail.
+    pub async fn start(backend: &Backend, parts: Parts, settings: &Settings, options: LocalOptions) -> Result<Self, FleetError> {
+        let coordinator = Coordinator::elect(backend.clone(), coordinator_options(&parts, settings, &options)).await?;
+        let worker_options = WorkerOptions {
+            instance: options.instance,
+            agents: parts.agents(),
+            slots: options.slots,
+            drain: options.drain,
+        };
+        let worker = Worker::new(backend.clone(), worker_options, parts.executor(backend));
+        let (stop_coordinator, stop_worker) = (CancellationToken::new(), CancellationToken::new());
+        let worker = tokio::spawn(worker.run(stop_worker.clone()));
+        let stop = stop_coordinator.clone();
+        let coordinator = tokio::spawn(async move { coordinator.run(stop).await.map_err(FleetError::from) });
+        Ok(Self { coordinator, worker, stop_coordinator, stop_worker, parts })
+    }
+
+    /// Asks the worker to finish what it is doing and take nothing new.
+    pub fn drain(&self) {
+        self.stop_worker.cancel();
+    }
+
+    /// Waits until the job has ended, or [`LocalFleet::drain`] was called and the running calls are in. Then everything is
+    /// settled, reported and stopped.
+    ///
+    /// # Errors
+    /// What ended the coordinator or the worker, the coordinator's first.
+    pub async fn join(mut self) -> Result<(), FleetError> {
+        let (coordinator, worker) = tokio::select! {
+            ended = &mut self.coordinator => {
+                self.stop_worker.cancel();
+                (ended, (&mut self.worker).await)
+            }
+            ended = &mut self.worker => {
+                // The coordinator stays until the last results are published, and its successor reads them.
+                self.stop_coordinator.cancel();
+                ((&mut self.coordinator).await, ended)
+            }
+        };
+        self.parts.stop().await;
+        coordinator.map_err(|panic| FleetError::Died { part: "coordinator", why: panic.to_string() })??;
+        worker.map_err(|panic| FleetError::Died { part: "worker", why: panic.to_string() })??;
+        Ok(())
+    }
+}
+
+/// The coordinator's options as the settings say.
+pub(super) fn coordinator_options(parts: &Parts, settings: &Settings, options: &LocalOptions) -> CoordinatorOptions {
+    CoordinatorOptions {
+        instance: options.instance.clone(),
+        lead: options.lead.clone(),
+        prefetch_percent: settings.fleet.prefetch_percent,
+        retry: RetryPolicy {
+            first_delay: Duration::from_millis(settings.job.retry_first_delay_ms),
+            max_delay: Duration::from_millis(settings.job.retry_longest_delay_ms),
+            ..RetryPolicy::default()
+        },
+        warn_percent: settings.budget.warn_percent,
+        estimator: parts.estimator(),
+    }
+}

@@ -1,0 +1,12 @@
+//! Putting a process together: provider, roles, stores, coordinator and workers, in one process or several.
+//!
+//! `codeswarm run` is nothing special: it starts the same coordinator and the same worker that the other programs start
+//! alone, on the same stores. This room only wires and supervises; it must never decide what a job does.
+
+mod assemble;
+mod error;
+mod local;
+
+pub use assemble::{Parts, Replay};
+pub use error::FleetError;
+pub use local::{LocalFleet, LocalOptions};

@@ -1,0 +1,158 @@
+//! Which ready task goes out next, and how many may be out at once. Pure decisions, no input or output.
+//!
+//! Tasks go out by urgency, then by the length of the path that hangs on them (critical path first), then by name so that
+//! the order is reproducible. Only about as many are out as there are free slots: whatever is still held back can be
+//! overtaken by something more urgent that becomes ready later, which a first-come-first-served queue never allows.
+
+use std::collections::BTreeMap;
+
+use crate::protocol::{AgentType, Priority, TaskId};
+
+/// A task that could go out now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate<J> {
+    /// The job, in whatever form the caller finds it again.
+    pub job: J,
+    /// The task.
+    pub task: TaskId,
+    /// The queue it would go to.
+    pub agent: AgentType,
+    /// Urgency.
+    pub priority: Priority,
+    /// Weight of the longest path that starts with this task.
+    pub tail: u64,
+}
+
+/// Slots of the fleet, and how many are taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// Slots of all workers together.
+    total: u64,
+    /// Slots that serve an agent type; workers of several types count for each.
+    by_agent: BTreeMap<AgentType, u64>,
+}
+
+/// Tasks of a type that may be out when no worker of that type is known: enough for an autoscaler to see a queue.
+const UNSERVED_WINDOW: u64 = 4;
+
+impl Capacity {
+    /// Adds a worker with `slots` slots that serves `agents`.
+    pub fn add_worker(&mut self, agents: &[AgentType], slots: u64) {
+        self.total += slots;
+        for agent in agents {
+            *self.by_agent.entry(agent.clone()).or_default() += slots;
+        }
+    }
+
+    /// Slots of all workers together.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.total
+    }
+}
+
+/// Tasks that are out, by agent type.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InFlight {
+    total: u64,
+    by_agent: BTreeMap<AgentType, u64>,
+}
+
+impl InFlight {
+    /// Counts one more task of `agent`.
+    pub fn add(&mut self, agent: &AgentType) {
+        self.total += 1;
+        *self.by_agent.entry(agent.clone()).or_default() += 1;
+    }
+}
+
+/// How many tasks may be out for `slots` slots: a little more, so that a freed slot never waits for the coordinator.
+fn window(slots: u64, prefetch_percent: u32) -> u64 {
+    if slots == 0 { UNSERVED_WINDOW } else { slots + (slots * u64::from(prefetch_percent)).div_ceil(100) }
+}
+
+/// Chooses which candidates go out now, in the order in which they should.
+#[must_use]
+pub fn choose<J: Ord>(mut candidates: Vec<Candidate<J>>, capacity: &Capacity, mut out: InFlight, prefetch_percent: u32) -> Vec<Candidate<J>> {
+    let room = window(capacity.total, prefetch_percent);
+    if out.total >= room {
+        return Vec::new();
+    }
+    candidates.sort_by(|a, b| {
+        a.priority.cmp(&b.priority).then(b.tail.cmp(&a.tail)).then_with(|| a.job.cmp(&b.job)).then_with(|| a.task.cmp(&b.task))
+    });
+    let mut chosen = Vec::new();
+    for candidate in candidates {
+        if out.total >= room {
+            break;
+        }
+        let slots = capacity.by_agent.get(&candidate.agent).copied().unwrap_or(0);
+        let taken = out.by_agent.get(&candidate.agent).copied().unwrap_or(0);
+        if taken < window(slots, prefetch_percent) {
+            out.add(&candidate.agent);
+            chosen.push(candidate);
+        }
+    }
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(task: &str, agent: &str, priority: Priority, tail: u64) -> Candidate<u8> {
+        let agent = AgentType::new(agent).unwrap();
+        Candidate { job: 0, task: TaskId::new(task).unwrap(), agent, priority, tail }
+    }
+
+    fn capacity(slots: &[(&str, u64)]) -> Capacity {
+        let mut capacity = Capacity::default();
+        for (agent, n) in slots {
+            capacity.add_worker(&[AgentType::new(agent).unwrap()], *n);
+        }
+        capacity
+    }
+
+    fn names(chosen: &[Candidate<u8>]) -> Vec<&str> {
+        chosen.iter().map(|c| c.task.as_str()).collect()
+    }
+
+    #[test]
+    fn urgency_comes_before_the_critical_path_and_both_before_names() {
+        let candidates = vec![
+            candidate("b", "coder", Priority::Normal, 5),
+            candidate("a", "coder", Priority::Normal, 5),
+            candidate("long", "coder", Priority::Normal, 9),
+            candidate("urgent", "coder", Priority::Critical, 1),
+        ];
+        let chosen = choose(candidates, &capacity(&[("coder", 10)]), InFlight::default(), 0);
+        assert_eq!(names(&chosen), ["urgent", "long", "a", "b"]);
+    }
+
+    #[test]
+    fn no_more_goes_out_than_the_window_allows() {
+        let candidates: Vec<_> = (0..10).map(|i| candidate(&format!("t{i}"), "coder", Priority::Normal, 1)).collect();
+        let mut out = InFlight::default();
+        out.add(&AgentType::new("coder").unwrap());
+        assert_eq!(choose(candidates.clone(), &capacity(&[("coder", 4)]), out.clone(), 0).len(), 3);
+        assert_eq!(choose(candidates, &capacity(&[("coder", 4)]), out, 50).len(), 5);
+    }
+
+    #[test]
+    fn a_full_type_does_not_block_the_others() {
+        let candidates = vec![
+            candidate("a", "docs", Priority::Normal, 9),
+            candidate("b", "docs", Priority::Normal, 8),
+            candidate("c", "coder", Priority::Normal, 1),
+        ];
+        let chosen = choose(candidates, &capacity(&[("docs", 1), ("coder", 1)]), InFlight::default(), 0);
+        assert_eq!(names(&chosen), ["a", "c"]);
+    }
+
+    #[test]
+    fn a_type_without_workers_still_gets_a_short_queue() {
+        let candidates: Vec<_> = (0..10).map(|i| candidate(&format!("t{i}"), "docs", Priority::Normal, 1)).collect();
+        let chosen = choose(candidates, &capacity(&[("coder", 8)]), InFlight::default(), 0);
+        assert_eq!(chosen.len(), 4);
+    }
+}

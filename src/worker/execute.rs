@@ -1,0 +1,215 @@
+//! Running the agent of one attempt: gather the context, call the model within the budget, extract, store.
+//!
+//! Everything a task may read arrives as artifact references in its message; nothing is looked up anywhere else, so the
+//! same message gives the same prompt on every machine. Texts that all tasks of a job share are kept for a while, because
+//! the head of every prompt must be byte-identical for the provider's cache to hold it.
+
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::attempt::Ran;
+use crate::agent::{self, AgentChoice, AgentError, ContextLimits, ContextText, Product, Role, RoleBook, TaskContext};
+use crate::backend::{Artifacts, Backend, BackendError};
+use crate::budget::CallContext;
+use crate::clock;
+use crate::error::{Coded, Retry};
+use crate::llm::{LlmError, Metered};
+use crate::protocol::{
+    ArtifactRef, ContextFile, FailureKind, InstanceId, Receipt, StrategicPlan, TaskFailure, TaskKind, TaskMessage, TaskOutcome,
+};
+
+/// Shared texts of this many jobs are kept; more jobs at once only cost reading them again.
+const KEPT_JOBS: usize = 16;
+
+/// What all tasks of a job share.
+#[derive(Clone)]
+struct JobTexts {
+    proposal: Arc<str>,
+    plan: Option<Arc<StrategicPlan>>,
+    /// The contract as it stands at the head of every prompt.
+    head: Option<Arc<str>>,
+}
+
+/// Runs attempts for a worker.
+pub struct Executor {
+    artifacts: Arc<dyn Artifacts>,
+    metered: Metered,
+    roles: RoleBook,
+    /// The agent types planners may choose from.
+    choices: Arc<[AgentChoice]>,
+    limits: ContextLimits,
+    /// Shared texts by (proposal, plan), most recent last. Tokio mutex: held while they are read from the store, so that a
+    /// fan-out of a hundred tasks reads them once.
+    kept: Mutex<Vec<((ArtifactRef, Option<ArtifactRef>), JobTexts)>>,
+}
+
+impl Executor {
+    /// An executor that calls models through `metered` in the roles of `roles`.
+    #[must_use]
+    pub fn new(backend: &Backend, metered: Metered, roles: RoleBook, limits: ContextLimits) -> Self {
+        let choices = roles.choices();
+        Self { artifacts: Arc::clone(&backend.artifacts), metered, roles, choices, limits, kept: Mutex::new(Vec::new()) }
+    }
+
+    /// Runs one attempt. Never fails: what goes wrong is an outcome too.
+    pub(super) async fn execute(&self, message: &TaskMessage, instance: &InstanceId, claims: u32, cancel: &CancellationToken) -> Ran {
+        let role = match self.roles.get(&message.agent) {
+            Ok(role) => role,
+            Err(error) => return unusable(FailureKind::Fatal, &error),
+        };
+        let context = match self.context(message).await {
+            Ok(context) => context,
+            Err(error) => return Ran::failed(FailureKind::Transient, error.code(), error.to_string()),
+        };
+        self.call(role, message, &context, instance, claims, cancel).await
+    }
+
+    async fn call(
+        &self,
+        role: &Role,
+        message: &TaskMessage,
+        context: &TaskContext,
+        instance: &InstanceId,
+        claims: u32,
+        cancel: &CancellationToken,
+    ) -> Ran {
+        let call_id = clock::random_token(8);
+        let (request, format) = match agent::build_request(role, message, context, &self.limits, &call_id) {
+            Ok(built) => built,
+            Err(error) => return unusable(FailureKind::Rejected, &error),
+        };
+        let model = request.model.clone();
+        let call_context = CallContext::new(
+            message.job.clone(),
+            message.task.clone(),
+            message.agent.clone(),
+            instance.clone(),
+            message.attempt,
+            u64::from(claims),
+        );
+        let minimum = agent::minimum_output_tokens(message);
+        let called = self.metered.call(request, &call_context, minimum, cancel).await;
+        let outcome = match called.result {
+            Ok(reply) => match agent::extract(&format, &reply) {
+                Ok(product) => self.keep(product, model).await,
+                Err(rejection) => failed(FailureKind::Rejected, rejection.code(), rejection.feedback()),
+            },
+            Err(error) => TaskOutcome::Failed { failure: classify(&error) },
+        };
+        Ran { outcome, cost: called.cost, usage: called.usage }
+    }
+
+    /// Stores what the agent made.
+    async fn keep(&self, product: Product, model: String) -> TaskOutcome {
+        let bytes = product.bytes.clone();
+        let stored = match self.artifacts.put(bytes.clone()).await {
+            // The reply is paid for: one more try is cheaper than another call. Same bytes, same reference.
+            Err(error) if error.retry().is_retryable() => self.artifacts.put(bytes).await,
+            other => other,
+        };
+        match stored {
+            Ok(artifact) => TaskOutcome::Succeeded { receipt: Receipt { artifact, model, checks: product.checks } },
+            Err(error) => failed(FailureKind::Transient, error.code(), error.to_string()),
+        }
+    }
+
+    async fn context(&self, message: &TaskMessage) -> Result<TaskContext, BackendError> {
+        let texts = self.job_texts(message).await?;
+        Ok(TaskContext {
+            proposal: texts.proposal,
+            plan: texts.plan,
+            head: texts.head,
+            agents: Arc::clone(&self.choices),
+            dependencies: self.read_all(&message.dependencies).await?,
+            interfaces: self.read_all(&message.interfaces).await?,
+        })
+    }
+
+    async fn read_all(&self, files: &[ContextFile]) -> Result<Vec<ContextText>, BackendError> {
+        let mut texts = Vec::with_capacity(files.len());
+        for file in files {
+            texts.push(ContextText { path: file.path.clone(), bytes: self.artifacts.get(&file.artifact).await? });
+        }
+        Ok(texts)
+    }
+
+    /// The proposal and the plan of the message's job, read once per job.
+    async fn job_texts(&self, message: &TaskMessage) -> Result<JobTexts, BackendError> {
+        let key = (message.proposal.clone(), message.plan.clone());
+        let mut kept = self.kept.lock().await;
+        if let Some((_, texts)) = kept.iter().find(|(known, _)| *known == key) {
+            return Ok(texts.clone());
+        }
+        let proposal = self.artifacts.get(&message.proposal).await?;
+        let plan = match &message.plan {
+            None => None,
+            Some(artifact) => Some(Arc::new(self.plan(artifact).await?)),
+        };
+        let texts = JobTexts {
+            proposal: String::from_utf8_lossy(&proposal).into(),
+            head: plan.as_deref().map(agent::contract_head),
+            plan,
+        };
+        if kept.len() >= KEPT_JOBS {
+            kept.remove(0);
+        }
+        kept.push((key, texts.clone()));
+        Ok(texts)
+    }
+
+    async fn plan(&self, artifact: &ArtifactRef) -> Result<StrategicPlan, BackendError> {
+        let bytes = self.artifacts.get(artifact).await?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| BackendError::Corrupt { what: format!("plan artifact {}", artifact.sha256), why: error.to_string() })
+    }
+}
+
+fn unusable(kind: FailureKind, error: &AgentError) -> Ran {
+    Ran::failed(kind, error.code(), format!("{error} ({})", error.remedy()))
+}
+
+fn failed(kind: FailureKind, code: &str, message: String) -> TaskOutcome {
+    TaskOutcome::Failed { failure: TaskFailure { kind, code: code.to_owned(), message, retry_after_ms: None, needed: None } }
+}
+
+/// What a failed call means for the task.
+fn classify(error: &LlmError) -> TaskFailure {
+    let mut failure = TaskFailure {
+        kind: FailureKind::Transient,
+        code: error.code().to_owned(),
+        message: describe(error),
+        retry_after_ms: None,
+        needed: None,
+    };
+    match (error, error.retry()) {
+        (LlmError::BudgetRefused { needed, .. }, _) => {
+            failure.kind = FailureKind::Budget;
+            failure.needed = Some(*needed);
+        }
+        (LlmError::Frozen { .. }, _) => failure.kind = FailureKind::Budget,
+        (LlmError::Cancelled, _) => failure.kind = FailureKind::Cancelled,
+        (LlmError::Ledger(_) | LlmError::Exhausted { .. }, _) | (_, Retry::Now | Retry::Exhausted) => {}
+        (_, Retry::After(delay)) => {
+            failure.kind = FailureKind::Parked;
+            failure.retry_after_ms = Some(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+        }
+        // What is wrong with this request: too large for the model is the task's fault, the rest is everybody's.
+        (LlmError::Status { status: 413, .. }, Retry::Never) => failure.kind = FailureKind::Rejected,
+        (_, Retry::Never) => failure.kind = FailureKind::Fatal,
+    }
+    failure
+}
+
+/// The error with its causes and remedy on one line, as it enters the event log.
+fn describe(error: &LlmError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    format!("{text} ({})", error.remedy())
+}

@@ -1,0 +1,211 @@
+//! The worker runtime: pull, claim, heartbeat, run the agent, store, report, acknowledge, drain.
+//!
+//! One runtime serves every agent type, alone in a process or next to a coordinator: it knows the stores' traits and
+//! nothing else. Its order of steps is what makes `kill -9` harmless: the outcome is stored in the claim before it is
+//! reported, and reported before the message is acknowledged, so each crash repeats only steps that may be repeated.
+//! A worker must never write to the output directory and never call the coordinator.
+
+mod attempt;
+mod claim;
+mod execute;
+mod heartbeat;
+mod report;
+mod stop;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use claim::{CLAIM_LEASE, MAX_CLAIMS, stop_key};
+pub use execute::Executor;
+
+use crate::backend::{Backend, BackendError, Expected, Queue, Write};
+use crate::clock::Timestamp;
+use crate::error::{Coded, Retry};
+use crate::protocol::{AgentType, InstanceId, Priority};
+
+/// What one worker serves.
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// Fresh per process start.
+    pub instance: InstanceId,
+    /// Queues it serves.
+    pub agents: Vec<AgentType>,
+    /// Tasks it works on at once.
+    pub slots: u32,
+    /// How long running tasks may take to finish after a stop was asked for.
+    pub drain: Duration,
+}
+
+/// How a worker announces itself to the coordinators.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerCard {
+    /// Which process.
+    pub instance: InstanceId,
+    /// Queues it serves.
+    pub agents: Vec<AgentType>,
+    /// Tasks it works on at once.
+    pub slots: u32,
+    /// When it started.
+    pub since: Timestamp,
+}
+
+/// Prefix of the keys under which workers announce themselves.
+pub const CARD_PREFIX: &str = "fleet/worker/";
+
+/// The worker had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The stores failed for longer than a worker may pretend to be alive.
+    #[error("the worker cannot go on without its stores")]
+    Backend(#[from] BackendError),
+    /// A slot's task panicked: a bug.
+    #[error("a worker slot died: {0}")]
+    SlotDied(String),
+}
+
+impl Coded for WorkerError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Backend(_) => "CS-WORKER-001",
+            Self::SlotDied(_) => "CS-WORKER-002",
+        }
+    }
+
+    fn remedy(&self) -> String {
+        match self {
+            Self::Backend(error) => error.remedy(),
+            Self::SlotDied(_) => "restart the worker and report the message above as a bug; the task is redelivered".into(),
+        }
+    }
+}
+
+/// Longest time one pull waits before it asks again.
+const PULL_WAIT: Duration = Duration::from_secs(30);
+
+/// Consecutive store failures after which a slot gives up: about half a minute of back-off.
+const MAX_STORE_FAILURES: u32 = 10;
+
+/// A running set of slots.
+pub struct Worker {
+    shared: Arc<Shared>,
+}
+
+/// What all slots of a worker share.
+struct Shared {
+    backend: Backend,
+    options: WorkerOptions,
+    executor: Executor,
+    reporter: report::Reporter,
+    stops: stop::Stops,
+}
+
+impl Worker {
+    /// A worker over `backend` that runs tasks with `executor`.
+    #[must_use]
+    pub fn new(backend: Backend, options: WorkerOptions, executor: Executor) -> Self {
+        let reporter = report::Reporter::start(&backend, &options.instance);
+        let stops = stop::Stops::default();
+        Self { shared: Arc::new(Shared { backend, options, executor, reporter, stops }) }
+    }
+
+    /// Works until `shutdown` is cancelled, then drains: running tasks finish within [`WorkerOptions::drain`], and
+    /// what is still running then is cancelled, settled and handed back.
+    ///
+    /// # Errors
+    /// [`WorkerError`] when a slot dies or the stores stay away; the process should end then, not linger.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorkerError> {
+        let shared = self.shared;
+        announce(&shared).await?;
+        let stop_listener = shared.stops.listen(shared.backend.broker.signals(), shutdown.clone());
+        let mut slots = JoinSet::new();
+        for _ in 0..shared.options.slots {
+            slots.spawn(slot(Arc::clone(&shared), shutdown.clone()));
+        }
+        let mut outcome = Ok(());
+        let grace = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(shared.options.drain).await;
+        };
+        tokio::pin!(grace);
+        let mut out_of_patience = false;
+        loop {
+            tokio::select! {
+                ended = slots.join_next() => match ended {
+                    None => break,
+                    Some(Ok(Ok(()))) => {}
+                    Some(Ok(Err(error))) => { outcome = Err(WorkerError::Backend(error)); shutdown.cancel(); }
+                    Some(Err(panic)) => { outcome = Err(WorkerError::SlotDied(panic.to_string())); shutdown.cancel(); }
+                },
+                () = &mut grace, if !out_of_patience => { out_of_patience = true; shared.stops.stop_everything(); }
+            }
+        }
+        shared.reporter.drain().await;
+        stop_listener.abort();
+        withdraw(&shared).await;
+        outcome
+    }
+}
+
+/// One slot: a single message at a time, from pull to acknowledgement.
+async fn slot(shared: Arc<Shared>, shutdown: CancellationToken) -> Result<(), BackendError> {
+    let queues = queues(&shared.options.agents);
+    let mut failures = 0;
+    while !shutdown.is_cancelled() {
+        let pull = shared.backend.broker.pull(&shared.options.instance, &queues, 1, PULL_WAIT);
+        let pulled = tokio::select! {
+            () = shutdown.cancelled() => break,
+            pulled = pull => pulled,
+        };
+        match pulled {
+            Ok(deliveries) => {
+                failures = 0;
+                for delivery in deliveries {
+                    attempt::process(&shared, delivery).await;
+                }
+            }
+            Err(error) if failures < MAX_STORE_FAILURES && error.retry().is_retryable() => {
+                failures += 1;
+                tracing::warn!(%error, failures, "cannot pull; trying again");
+                tokio::time::sleep(crate::resilience::RetryPolicy::store().delay(failures)).await;
+            }
+            Err(error) if error.retry() == Retry::Never || failures >= MAX_STORE_FAILURES => return Err(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The queues of `agents`, most urgent first.
+fn queues(agents: &[AgentType]) -> Vec<Queue> {
+    Priority::ALL
+        .iter()
+        .flat_map(|&priority| agents.iter().map(move |agent| Queue::Task { agent: agent.clone(), priority }))
+        .collect()
+}
+
+/// Tells the coordinators how many slots there are, so that they hand out as much as can be worked on.
+async fn announce(shared: &Shared) -> Result<(), BackendError> {
+    let options = &shared.options;
+    let since = shared.backend.clock.now();
+    let card = WorkerCard { instance: options.instance.clone(), agents: options.agents.clone(), slots: options.slots, since };
+    let value = serde_json::to_vec(&card).map_err(|error| BackendError::Invalid { field: "worker card", why: error.to_string() })?;
+    write_card(shared, Some(Bytes::from(value))).await
+}
+
+/// Takes the announcement back; a failure only means that the card stays until the process is known to be dead.
+async fn withdraw(shared: &Shared) {
+    if let Err(error) = write_card(shared, None).await {
+        tracing::warn!(%error, "cannot withdraw the worker's card");
+    }
+}
+
+async fn write_card(shared: &Shared, value: Option<Bytes>) -> Result<(), BackendError> {
+    let key = format!("{CARD_PREFIX}{}", shared.options.instance);
+    let write = Write { key, expected: Expected::Any, value };
+    shared.backend.state.commit(&shared.options.instance, vec![write]).await.map(drop)
+}
