@@ -6,3 +6,4 @@ pub mod clock;
 pub mod error;
 pub mod llm;
 pub mod protocol;
+pub mod resilience;

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 pub use error::{Charge, LlmError};
+pub use metered::{CallOutcome, Metered};
 
 use crate::budget::{Reservation, WorstCaseInput};
 use crate::protocol::Usage;
