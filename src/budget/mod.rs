@@ -10,6 +10,10 @@ pub mod error;
 pub mod price;
 pub mod reservation;
 mod settler;
+#[cfg(test)]
+pub(crate) mod test_ledger;
+#[cfg(test)]
+mod tests;
 
 pub use bound::WorstCaseInput;
 pub use context::CallContext;

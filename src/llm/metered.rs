@@ -5,12 +5,15 @@
 //! is sent. Whatever is unclear about a cost is decided against the budget: absent usage, an unknown model in the reply,
 //! a cut stream, a dropped future. No attempt may ever be made without its own reservation.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Charge, LlmError, LlmReply, LlmRequest, Prepared, Provider};
+use super::{Charge, LlmError, LlmReply, LlmRequest, Prepared, Provider, is_same_model};
 use crate::backend::Settlement;
 use crate::budget::{BudgetError, CallContext, PriceTable, Reservation, Treasurer, WorstCaseInput};
 use crate::error::Coded;
@@ -126,6 +129,9 @@ impl Metered {
         min_output_tokens: u32,
     ) -> Result<(Prepared, Reservation), LlmError> {
         let prices = self.treasurer.prices();
+        if let Some(most) = prices.get(&request.model).and_then(|price| price.max_output) {
+            request.max_tokens = request.max_tokens.min(most);
+        }
         let smallest = min_output_tokens.clamp(1, request.max_tokens.max(1));
         let id = context.next_reservation_id();
         let lease = self.total_timeout + BACKSTOP_MARGIN + LEASE_MARGIN;
@@ -238,14 +244,4 @@ fn dearer(prices: &PriceTable, asked: &str, answered: &str, usage: &Usage) -> Op
         return Some(by_asked);
     }
     Some(by_asked.max(prices.charge(answered, usage).ok()?))
-}
-
-/// Providers answer an alias with the dated name of the same model: `claude-haiku-4-5` with `claude-haiku-4-5-20251001`.
-fn is_same_model(asked: &str, answered: &str) -> bool {
-    let is_date = |text: &str| text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit());
-    match answered.strip_prefix(asked) {
-        Some("") => true,
-        Some(rest) => rest.strip_prefix('-').is_some_and(is_date),
-        None => false,
-    }
 }

@@ -185,7 +185,8 @@ mod tests {
 
     #[test]
     fn a_stream_may_be_cut_at_any_two_bytes() {
-        let stream = "\u{FEFF}event: a\r\ndata: {\"t\":\"日本€😀\"}\r\n\r\n: c\r\rdata: x\ndata:  y \n\nevent: b\ndata: z\n\n";
+        let stream =
+            "\u{FEFF}event: a\r\ndata: {\"t\":\"日本€😀\"}\r\n\r\n: c\r\rdata: x\ndata:  y \n\nevent: b\ndata: z\n\n";
         let (bytes, whole) = (stream.as_bytes(), parse(stream));
         assert_eq!(whole.len(), 3);
         for first in 0..=bytes.len() {
