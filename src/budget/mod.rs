@@ -5,9 +5,18 @@
 //! charged in full, never forgotten.
 
 pub mod bound;
+pub mod context;
+pub mod error;
 pub mod price;
 pub mod reservation;
+mod settler;
+#[cfg(test)]
+pub(crate) mod test_ledger;
+#[cfg(test)]
+mod tests;
 
 pub use bound::WorstCaseInput;
+pub use context::CallContext;
+pub use error::BudgetError;
 pub use price::{ModelPrice, PriceTable};
-pub use reservation::{BudgetError, Reservation, Treasurer};
+pub use reservation::{Reservation, Treasurer};

@@ -1,45 +1,282 @@
-//! Price table as data (being written).
+//! What tokens cost: the price table, the worst case before a call and the charge after it.
+//!
+//! Prices are integers in pico-dollars per token, which is the same number as micro-dollars per million tokens, so every
+//! price that a provider prints with up to six decimals is exact. Sums are `u128`, and the one rounding (up, to a whole
+//! micro-dollar) comes last. This room must never guess: a model without a price is an error, and where a price depends
+//! on the hour or the date, the dearest one counts, because nobody knows when a call will end.
+
+mod parse;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+pub use parse::Thinking;
 
 use super::WorstCaseInput;
+use crate::error::Coded;
 use crate::protocol::{MicroUsd, Usage};
 
-/// Why a price cannot be computed.
+/// Longest price table accepted, in bytes: room for thousands of models.
+pub const MAX_TABLE_BYTES: usize = 1024 * 1024;
+/// Input tokens a provider may add on its own whatever is asked (tool prompt, structured-output prompt).
+const INJECTED_TOKENS: u64 = 1_024;
+/// Input tokens a provider may add per message and per tool (role markers, separators).
+const INJECTED_TOKENS_PER_ITEM: u64 = 64;
+/// Pico-dollars in a micro-dollar.
+const PICO_PER_MICRO: u128 = 1_000_000;
+
+/// Why a price cannot be computed. Every variant means: make no call.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct PriceError(pub String);
+pub enum PriceError {
+    /// The table has no entry for the model.
+    #[error("there is no price for model {model:?}")]
+    UnknownModel {
+        /// The model, cut to 100 characters.
+        model: String,
+    },
+    /// The table is not the JSON it should be; the cause names line and column.
+    #[error("the price table cannot be read")]
+    Malformed(#[source] serde_json::Error),
+    /// The table is longer than [`MAX_TABLE_BYTES`].
+    #[error("the price table is {bytes} bytes long, more than {MAX_TABLE_BYTES}")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// An entry is well-formed, but its prices cannot be right.
+    #[error("the price of {model} is unusable: {why}")]
+    Entry {
+        /// The model.
+        model: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl Coded for PriceError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownModel { .. } => "CS-PRICE-001",
+            Self::Malformed(_) => "CS-PRICE-002",
+            Self::TooLong { .. } => "CS-PRICE-003",
+            Self::Entry { .. } => "CS-PRICE-004",
+        }
+    }
+
+    fn remedy(&self) -> String {
+        match self {
+            Self::UnknownModel { .. } => "use a model of the price table, or add its price to the table".into(),
+            _ => "correct the price table; config/prices.json shows the format".into(),
+        }
+    }
+}
+
+/// Prices of one prompt-size tier, in pico-dollars per token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rates {
+    /// Input that touches no cache.
+    pub input: u64,
+    /// Output, thinking included.
+    pub output: u64,
+    /// Input written to the 5-minute cache (for other providers: to their default cache).
+    pub cache_write_5m: u64,
+    /// Input written to the 1-hour cache.
+    pub cache_write_1h: u64,
+    /// Input read from the cache.
+    pub cache_read: u64,
+}
+
+impl Rates {
+    /// The dearer of the two, kind by kind.
+    fn dearest(self, other: Self) -> Self {
+        Self {
+            input: self.input.max(other.input),
+            output: self.output.max(other.output),
+            cache_write_5m: self.cache_write_5m.max(other.cache_write_5m),
+            cache_write_1h: self.cache_write_1h.max(other.cache_write_1h),
+            cache_read: self.cache_read.max(other.cache_read),
+        }
+    }
+}
+
+/// Prices of a request whose whole prompt is longer than `over` tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tier {
+    over: u64,
+    rates: Rates,
+}
+
+/// Price and limits of one model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelPrice {
+    base: Rates,
+    /// Ascending by `over`.
+    long_prompt: Vec<Tier>,
+    /// The provider writes its cache, and charges for it, without being asked.
+    implicit_cache_write: bool,
+    /// Largest prompt, in tokens.
+    pub context: u64,
+    /// Largest reply in tokens, thinking included; `None` when the provider does not say.
+    pub max_output: Option<u32>,
+    /// Shortest prefix that is cached, in tokens; `None` when the provider does not say.
+    pub min_cache_tokens: Option<u32>,
+    /// How thinking is switched, for the models that have it.
+    pub thinking: Option<Thinking>,
+    /// Whether `tool_choice` may force a tool; `None` when the provider does not say.
+    pub forced_tool_choice: Option<bool>,
+}
+
+impl ModelPrice {
+    /// The prices of a request whose prompt is `prompt_tokens` long, cached parts included. They hold for the whole
+    /// request, output too.
+    #[must_use]
+    pub fn rates(&self, prompt_tokens: u64) -> Rates {
+        self.reachable(prompt_tokens).last().map_or(self.base, |tier| tier.rates)
+    }
+
+    /// The dearest prices, kind by kind, that any prompt of at most `prompt_tokens` can have.
+    fn dearest_rates(&self, prompt_tokens: u64) -> Rates {
+        self.reachable(prompt_tokens).fold(self.base, |rates, tier| rates.dearest(tier.rates))
+    }
+
+    fn reachable(&self, prompt_tokens: u64) -> impl Iterator<Item = &Tier> {
+        self.long_prompt.iter().take_while(move |tier| prompt_tokens > tier.over)
+    }
+}
 
 /// Prices of all known models.
-#[derive(Debug)]
-pub struct PriceTable;
+#[derive(Debug, Clone)]
+pub struct PriceTable {
+    models: BTreeMap<String, ModelPrice>,
+    /// Names without their date suffix; `None` where several dated models share one.
+    aliases: BTreeMap<String, Option<String>>,
+}
 
-/// Price of one model.
-#[derive(Debug)]
-pub struct ModelPrice;
+/// Both halves of a bound, so that it can be inverted without rounding.
+struct Bound {
+    /// Everything but output, in pico-dollars.
+    input_cost: u128,
+    /// Price of one output token, in pico-dollars.
+    output_price: u128,
+    /// The model's own limit on output.
+    max_output: u32,
+}
 
 impl PriceTable {
     /// The table that ships with the program (`config/prices.json`).
+    ///
+    /// # Errors
+    /// As [`PriceTable::parse`].
     pub fn builtin() -> Result<Self, PriceError> {
-        Ok(Self)
+        Self::parse(include_str!("../../config/prices.json"))
     }
 
-    /// The price of `model`, if it is known.
+    /// Reads a table in the format of `config/prices.json`: dollars per million tokens as JSON numbers.
+    ///
+    /// # Errors
+    /// [`PriceError`] for anything that would need a guess: a missing, zero or over-precise price, an unknown key.
+    pub fn parse(json: &str) -> Result<Self, PriceError> {
+        if json.len() > MAX_TABLE_BYTES {
+            return Err(PriceError::TooLong { bytes: json.len() });
+        }
+        let models = parse::models(json)?;
+        let mut aliases = BTreeMap::new();
+        for name in models.keys() {
+            if let Some(alias) = parse::without_date(name) {
+                aliases
+                    .entry(alias.to_owned())
+                    .and_modify(|shared: &mut Option<String>| *shared = None)
+                    .or_insert_with(|| Some(name.clone()));
+            }
+        }
+        Ok(Self { models, aliases })
+    }
+
+    /// The price of `model`, named in full or without its date suffix, if it is known.
     #[must_use]
-    pub fn get(&self, _model: &str) -> Option<&ModelPrice> {
-        None
+    pub fn get(&self, model: &str) -> Option<&ModelPrice> {
+        self.models.get(model).or_else(|| self.models.get(self.aliases.get(model)?.as_deref()?))
     }
 
-    /// The most that a call can cost.
-    pub fn worst_case(&self, _input: &WorstCaseInput) -> Result<MicroUsd, PriceError> {
-        Ok(MicroUsd::ZERO)
+    /// Names of all known models, ascending.
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        self.models.keys().map(String::as_str)
+    }
+
+    /// The most that a call can cost: every byte a token, every token at the dearest price it can have.
+    ///
+    /// # Errors
+    /// [`PriceError::UnknownModel`].
+    pub fn worst_case(&self, input: &WorstCaseInput) -> Result<MicroUsd, PriceError> {
+        let bound = self.bound(input)?;
+        let output = u128::from(input.max_tokens.min(bound.max_output));
+        Ok(round_up(bound.input_cost + output * bound.output_price))
     }
 
     /// Largest `max_tokens` (at most the input's own) whose worst case fits into `available`; 0 when none does.
-    pub fn largest_output(&self, _input: &WorstCaseInput, _available: MicroUsd) -> Result<u32, PriceError> {
-        Ok(0)
+    ///
+    /// # Errors
+    /// [`PriceError::UnknownModel`].
+    pub fn largest_output(&self, input: &WorstCaseInput, available: MicroUsd) -> Result<u32, PriceError> {
+        let bound = self.bound(input)?;
+        let Some(left) = (u128::from(available.0) * PICO_PER_MICRO).checked_sub(bound.input_cost) else {
+            return Ok(0);
+        };
+        let affordable = left / bound.output_price;
+        if affordable >= u128::from(input.max_tokens.min(bound.max_output)) {
+            return Ok(input.max_tokens);
+        }
+        Ok(u32::try_from(affordable).unwrap_or(input.max_tokens))
     }
 
-    /// What a call with this usage costs.
-    pub fn charge(&self, _model: &str, _usage: &Usage) -> Result<MicroUsd, PriceError> {
-        Ok(MicroUsd::ZERO)
+    /// What a call with this usage costs, by the tier its whole prompt falls into.
+    ///
+    /// # Errors
+    /// [`PriceError::UnknownModel`].
+    pub fn charge(&self, model: &str, usage: &Usage) -> Result<MicroUsd, PriceError> {
+        let prompt = [usage.cache_write_5m, usage.cache_write_1h, usage.cache_read];
+        let prompt = prompt.into_iter().fold(usage.input, u64::saturating_add);
+        let rates = self.known(model)?.rates(prompt);
+        let kinds = [
+            (usage.input, rates.input),
+            (usage.output, rates.output),
+            (usage.cache_write_5m, rates.cache_write_5m),
+            (usage.cache_write_1h, rates.cache_write_1h),
+            (usage.cache_read, rates.cache_read),
+        ];
+        Ok(round_up(kinds.into_iter().map(|(tokens, price)| u128::from(tokens) * u128::from(price)).sum()))
     }
+
+    fn known(&self, model: &str) -> Result<&ModelPrice, PriceError> {
+        self.get(model).ok_or_else(|| PriceError::UnknownModel { model: model.chars().take(100).collect() })
+    }
+
+    fn bound(&self, input: &WorstCaseInput) -> Result<Bound, PriceError> {
+        let model = self.known(&input.model)?;
+        let items = u64::from(input.messages) + u64::from(input.tools);
+        let tokens = input
+            .body_bytes
+            .saturating_add(INJECTED_TOKENS + INJECTED_TOKENS_PER_ITEM * items)
+            .saturating_add(input.schema_bytes)
+            .min(model.context);
+        let rates = model.dearest_rates(tokens);
+        let mut price = rates.input.max(rates.cache_read);
+        if input.writes_5m || model.implicit_cache_write {
+            price = price.max(rates.cache_write_5m);
+        }
+        if input.writes_1h {
+            price = price.max(rates.cache_write_1h);
+        }
+        Ok(Bound {
+            input_cost: u128::from(tokens) * u128::from(price),
+            output_price: u128::from(rates.output),
+            max_output: model.max_output.unwrap_or(u32::MAX),
+        })
+    }
+}
+
+/// Whole micro-dollars that cover `pico` pico-dollars.
+fn round_up(pico: u128) -> MicroUsd {
+    MicroUsd(u64::try_from(pico.div_ceil(PICO_PER_MICRO)).unwrap_or(u64::MAX))
 }

@@ -1,11 +1,192 @@
-//! (being written)
-/// Why money could not be set aside.
-#[derive(Debug, thiserror::Error)]
-#[error("budget")]
-pub struct BudgetError;
+//! The guard around money: no call without a [`Reservation`], no reservation that is forgotten.
+//!
+//! A guard ends in exactly one of three ways: settled with what the call cost, released because it provably cost
+//! nothing, or forfeited, that is charged in full. Dropping it, whether by a panic, a cancelled future or an early
+//! return, forfeits it through the settler task. Until the ledger has granted the money no call can have been made, so a
+//! guard dropped before that moment is released instead.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::settler::{self, CALLER_DELAYS, Ending, Order};
+use super::{BudgetError, CallContext, PriceTable};
+use crate::backend::{BackendError, Ledger, ReserveOutcome, ReserveRequest, SettleOutcome, Settlement};
+use crate::error::Coded;
+use crate::protocol::{MicroUsd, Usage};
+
+/// Sets money aside. Clones share one ledger, one price table and one settler task.
+#[derive(Clone)]
+pub struct Treasurer {
+    ledger: Arc<dyn Ledger>,
+    prices: Arc<PriceTable>,
+    /// At most one order per guard is ever under way, so it stays as short as there are concurrent calls.
+    settler: mpsc::UnboundedSender<Order>,
+}
+
+impl fmt::Debug for Treasurer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Treasurer").finish_non_exhaustive()
+    }
+}
+
+impl Treasurer {
+    /// A treasurer over `ledger`; starts the settler task, so it has to be called inside a Tokio runtime.
+    #[must_use]
+    pub fn new(ledger: Arc<dyn Ledger>, prices: Arc<PriceTable>) -> Self {
+        let (settler, orders) = mpsc::unbounded_channel();
+        tokio::spawn(settler::run(Arc::clone(&ledger), orders));
+        Self { ledger, prices, settler }
+    }
+
+    /// The prices it reserves and charges by.
+    #[must_use]
+    pub fn prices(&self) -> &PriceTable {
+        &self.prices
+    }
+
+    /// Sets `amount` aside under `id` in every scope of `context`, or in none. While the ledger does not answer, the
+    /// same id is tried a few times more; after that the call is refused.
+    ///
+    /// # Errors
+    /// [`BudgetError::Refused`] and [`BudgetError::Frozen`] are the ledger's answers, [`BudgetError::Ledger`] means it
+    /// gave none. No money stays set aside after any of them.
+    pub async fn reserve(
+        &self,
+        id: String,
+        context: &CallContext,
+        model: &str,
+        amount: MicroUsd,
+        lease: Duration,
+    ) -> Result<Reservation, BudgetError> {
+        let request = ReserveRequest {
+            id: id.clone(),
+            scopes: context.scopes.clone(),
+            amount,
+            lease,
+            may_use_hold_back: context.may_use_hold_back,
+            instance: context.instance.clone(),
+            job: context.job.clone(),
+            task: context.task.clone(),
+            agent: context.agent.clone(),
+            model: model.to_owned(),
+        };
+        let mut guard = Reservation { id, amount, treasurer: self.clone(), on_drop: Some(Ending::Release) };
+        match self.ask(&request).await.map_err(BudgetError::Ledger)? {
+            ReserveOutcome::Granted => {
+                guard.on_drop = Some(Ending::Charge(guard.in_full()));
+                Ok(guard)
+            }
+            ReserveOutcome::Refused { scope, available } => {
+                guard.on_drop = None;
+                Err(BudgetError::Refused { needed: amount, available, scope })
+            }
+            ReserveOutcome::Frozen { scope } => {
+                guard.on_drop = None;
+                Err(BudgetError::Frozen { scope })
+            }
+        }
+    }
+
+    async fn ask(&self, request: &ReserveRequest) -> Result<ReserveOutcome, BackendError> {
+        let mut delays = CALLER_DELAYS.iter();
+        loop {
+            match (self.ledger.reserve(request.clone()).await, delays.next()) {
+                (Err(error), Some(delay)) if error.retry().is_retryable() => tokio::time::sleep(*delay).await,
+                (result, _) => return result,
+            }
+        }
+    }
+
+    /// Waits until every guard that was dropped before this call is accounted for. Called on shutdown, after the calls
+    /// have ended.
+    pub async fn drain(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.settler.send(Order::Flush(done)).is_ok() {
+            // An error means that the runtime is going down with the settler; leases take over.
+            drop(flushed.await);
+        }
+    }
+}
+
 /// Money set aside for one call attempt.
-#[derive(Debug)]
-pub struct Reservation;
-/// Makes reservations.
-#[derive(Debug)]
-pub struct Treasurer;
+#[must_use = "a dropped reservation is charged in full"]
+pub struct Reservation {
+    id: String,
+    amount: MicroUsd,
+    treasurer: Treasurer,
+    /// What the settler has to do if this guard goes away now; `None` once the ledger knows the end.
+    on_drop: Option<Ending>,
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation").field("id", &self.id).field("amount", &self.amount).finish_non_exhaustive()
+    }
+}
+
+impl Reservation {
+    /// Its id in the ledger.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What is set aside.
+    #[must_use]
+    pub const fn amount(&self) -> MicroUsd {
+        self.amount
+    }
+
+    /// Charges what the call cost. More than the reserved amount is recorded as it is and freezes the scopes; the
+    /// outcome says so.
+    ///
+    /// # Errors
+    /// [`BudgetError::Ledger`] when the ledger does not answer; the settler goes on trying with the same settlement.
+    pub async fn settle(self, settlement: Settlement) -> Result<SettleOutcome, BudgetError> {
+        self.end(Ending::Charge(settlement)).await
+    }
+
+    /// Gives the money back, because the call provably cost nothing.
+    ///
+    /// # Errors
+    /// As for [`Reservation::settle`].
+    pub async fn release(self) -> Result<(), BudgetError> {
+        self.end(Ending::Release).await.map(drop)
+    }
+
+    /// Charges the whole amount, because what the call cost cannot be known.
+    ///
+    /// # Errors
+    /// As for [`Reservation::settle`].
+    pub async fn forfeit(self) -> Result<SettleOutcome, BudgetError> {
+        let in_full = self.in_full();
+        self.end(Ending::Charge(in_full)).await
+    }
+
+    fn in_full(&self) -> Settlement {
+        Settlement { amount: self.amount, usage: Usage::default() }
+    }
+
+    async fn end(mut self, ending: Ending) -> Result<SettleOutcome, BudgetError> {
+        // Set first: a future dropped while it waits for the ledger must not forget what is already known.
+        self.on_drop = Some(ending);
+        let outcome = settler::end(self.treasurer.ledger.as_ref(), &self.id, ending, &CALLER_DELAYS).await;
+        if outcome.is_ok() {
+            self.on_drop = None;
+        }
+        outcome.map_err(BudgetError::Ledger)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(ending) = self.on_drop.take() {
+            let id = std::mem::take(&mut self.id);
+            // Without a settler (the runtime is going down) the lease charges it.
+            drop(self.treasurer.settler.send(Order::End { id, ending }));
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::backend::BackendError;
 use crate::error::{Coded, Retry};
-use crate::protocol::MicroUsd;
+use crate::protocol::{MicroUsd, Usage};
 
 /// What a failed attempt may have cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +66,8 @@ pub enum LlmError {
     Cut {
         /// How.
         reason: String,
+        /// The input tokens, when they were reported before the cut; `output` is then 0, because nobody knows it.
+        input: Option<Usage>,
     },
     /// Nothing arrived for too long.
     #[error("the provider stalled: {reason}")]

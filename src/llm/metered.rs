@@ -1,1 +1,247 @@
-//! (being written)
+//! The one way to call a model: budget, then retry, then provider, in this visible order.
+//!
+//! Every attempt is prepared, bounded and reserved on its own, and ends settled, released or charged in full. A call that
+//! does not fit into the budget is made smaller (`max_tokens`), never its reservation; below the caller's minimum nothing
+//! is sent. Whatever is unclear about a cost is decided against the budget: absent usage, an unknown model in the reply,
+//! a cut stream, a dropped future. No attempt may ever be made without its own reservation.
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Charge, LlmError, LlmReply, LlmRequest, Prepared, Provider, is_same_model};
+use crate::backend::Settlement;
+use crate::budget::{BudgetError, CallContext, PriceTable, Reservation, Treasurer, WorstCaseInput};
+use crate::error::Coded;
+use crate::protocol::{MicroUsd, Usage};
+use crate::resilience::{Next, RetryPolicy};
+
+/// How much longer than a call its reservation lives: room for the settlement and its retries.
+const LEASE_MARGIN: Duration = Duration::from_secs(60);
+
+/// How much later than the provider's own total timeout a call is given up from outside.
+const BACKSTOP_MARGIN: Duration = Duration::from_secs(5);
+
+/// How often a call is made smaller while others take the money it was just fitted into.
+const MOST_SHRINKS: u32 = 4;
+
+/// A provider whose every attempt is paid for before it is made.
+#[derive(Clone)]
+pub struct Metered {
+    provider: Arc<dyn Provider>,
+    treasurer: Treasurer,
+    retry: RetryPolicy,
+    total_timeout: Duration,
+}
+
+/// What a call brought and what all its attempts cost together.
+#[derive(Debug)]
+pub struct CallOutcome {
+    /// The complete reply, or the error that ended the call.
+    pub result: Result<LlmReply, LlmError>,
+    /// Charged for all attempts.
+    pub cost: MicroUsd,
+    /// Tokens of the attempts that reported them.
+    pub usage: Usage,
+    /// Attempts sent, 0 when the call was refused before.
+    pub attempts: u32,
+}
+
+#[derive(Default)]
+struct Bill {
+    cost: MicroUsd,
+    usage: Usage,
+    attempts: u32,
+}
+
+impl Bill {
+    fn outcome(self, result: Result<LlmReply, LlmError>) -> CallOutcome {
+        CallOutcome { result, cost: self.cost, usage: self.usage, attempts: self.attempts }
+    }
+}
+
+impl Metered {
+    /// Calls `provider` with money from `treasurer`. `total_timeout` is the longest that one attempt of the provider may
+    /// take; reservations outlive it.
+    #[must_use]
+    pub fn new(provider: Arc<dyn Provider>, treasurer: Treasurer, retry: RetryPolicy, total_timeout: Duration) -> Self {
+        Self { provider, treasurer, retry, total_timeout }
+    }
+
+    /// The treasurer that pays.
+    #[must_use]
+    pub const fn treasurer(&self) -> &Treasurer {
+        &self.treasurer
+    }
+
+    /// Makes one call, in as many attempts as the retry policy allows.
+    ///
+    /// `request.max_tokens` may be lowered to what the budget allows, but not below `min_output_tokens`. Errors before
+    /// an attempt is sent (no price, no money, no ledger) end the call at once. A provider that asks for a longer wait
+    /// than the policy honours ends it too: its [`LlmError::Status`] then says [`crate::error::Retry::After`].
+    pub async fn call(
+        &self,
+        mut request: LlmRequest,
+        context: &CallContext,
+        min_output_tokens: u32,
+        cancel: &CancellationToken,
+    ) -> CallOutcome {
+        let mut bill = Bill::default();
+        let asked = request.max_tokens;
+        loop {
+            if cancel.is_cancelled() {
+                return bill.outcome(Err(LlmError::Cancelled));
+            }
+            request.max_tokens = asked;
+            let (prepared, reservation) = match self.secure(&mut request, context, min_output_tokens).await {
+                Ok(secured) => secured,
+                Err(refused) => return bill.outcome(Err(refused)),
+            };
+            let error = match self.attempt(&prepared, reservation, cancel, &mut bill).await {
+                Ok(reply) => return bill.outcome(Ok(reply)),
+                Err(error) => error,
+            };
+            let delay = match self.retry.next(bill.attempts, error.retry()) {
+                Next::Wait(delay) => delay,
+                Next::Park(_) | Next::Stop => return bill.outcome(Err(error)),
+                Next::Exhausted => {
+                    let attempts = bill.attempts;
+                    return bill.outcome(Err(LlmError::Exhausted { attempts, last: Box::new(error) }));
+                }
+            };
+            tracing::warn!(job = %context.job, task = %context.task, %error, ?delay, "trying a model call again");
+            tokio::select! {
+                () = cancel.cancelled() => return bill.outcome(Err(LlmError::Cancelled)),
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
+    }
+
+    /// Bounds the call and sets its worst case aside, shrinking the call until it fits.
+    async fn secure(
+        &self,
+        request: &mut LlmRequest,
+        context: &CallContext,
+        min_output_tokens: u32,
+    ) -> Result<(Prepared, Reservation), LlmError> {
+        let prices = self.treasurer.prices();
+        if let Some(most) = prices.get(&request.model).and_then(|price| price.max_output) {
+            request.max_tokens = request.max_tokens.min(most);
+        }
+        let smallest = min_output_tokens.clamp(1, request.max_tokens.max(1));
+        let id = context.next_reservation_id();
+        let lease = self.total_timeout + BACKSTOP_MARGIN + LEASE_MARGIN;
+        let mut shrinks = 0;
+        loop {
+            let prepared = self.provider.prepare(request)?;
+            let amount = prices.worst_case(&prepared.worst_case).map_err(unpriced)?;
+            let (needed, available) =
+                match self.treasurer.reserve(id.clone(), context, &request.model, amount, lease).await {
+                    Ok(reservation) => return Ok((prepared, reservation)),
+                    Err(BudgetError::Refused { needed, available, .. }) => (needed, available),
+                    Err(BudgetError::Frozen { scope }) => return Err(LlmError::Frozen { scope: scope.to_string() }),
+                    Err(BudgetError::Ledger(cause)) => return Err(LlmError::Ledger(cause)),
+                    Err(BudgetError::Price(cause)) => return Err(unpriced(cause)),
+                };
+            let fitting = prices.largest_output(&prepared.worst_case, available).map_err(unpriced)?;
+            if fitting < smallest || fitting >= request.max_tokens || shrinks == MOST_SHRINKS {
+                let least = WorstCaseInput { max_tokens: smallest, ..prepared.worst_case };
+                let needed = prices.worst_case(&least).unwrap_or(needed);
+                return Err(LlmError::BudgetRefused { needed, available });
+            }
+            request.max_tokens = fitting;
+            shrinks += 1;
+        }
+    }
+
+    /// Sends once, and accounts for it whatever happens.
+    async fn attempt(
+        &self,
+        prepared: &Prepared,
+        reservation: Reservation,
+        cancel: &CancellationToken,
+        bill: &mut Bill,
+    ) -> Result<LlmReply, LlmError> {
+        bill.attempts += 1;
+        let sent = self.provider.send(prepared, &reservation, cancel);
+        // The provider keeps its own timeout; this one only guarantees that no call outlives its reservation.
+        let result = tokio::time::timeout(self.total_timeout + BACKSTOP_MARGIN, sent).await.unwrap_or_else(|_| {
+            Err(LlmError::Timeout { reason: format!("no end after {:?}", self.total_timeout + BACKSTOP_MARGIN) })
+        });
+        let settlement = verdict(self.treasurer.prices(), &prepared.worst_case, &result, reservation.amount());
+        bill.pay(reservation, settlement).await;
+        result
+    }
+}
+
+impl Bill {
+    /// Ends the reservation; `None` gives the money back. A ledger that does not answer now is left to the settler, and
+    /// the bill counts what will be charged.
+    async fn pay(&mut self, reservation: Reservation, settlement: Option<Settlement>) {
+        let id = reservation.id().to_owned();
+        let Some(settlement) = settlement else {
+            if let Err(error) = reservation.release().await {
+                tracing::warn!(reservation = id, %error, "a release is left to the settler");
+            }
+            return;
+        };
+        self.usage = self.usage.plus(settlement.usage);
+        let reserved = reservation.amount();
+        match reservation.settle(settlement).await {
+            Ok(outcome) => {
+                self.cost = self.cost.saturating_add(outcome.charged);
+                if outcome.overrun {
+                    tracing::error!(
+                        reservation = id, %reserved, charged = %outcome.charged,
+                        "a call cost more than its proven worst case; its scopes are frozen"
+                    );
+                }
+            }
+            Err(error) => {
+                self.cost = self.cost.saturating_add(settlement.amount);
+                tracing::warn!(reservation = id, %error, "a settlement is left to the settler");
+            }
+        }
+    }
+}
+
+fn unpriced(cause: impl std::fmt::Display) -> LlmError {
+    LlmError::Unsupported(cause.to_string())
+}
+
+/// What an attempt costs: `None` is provably nothing, anything unknown is the whole reservation.
+fn verdict(
+    prices: &PriceTable,
+    sent: &WorstCaseInput,
+    result: &Result<LlmReply, LlmError>,
+    reserved: MicroUsd,
+) -> Option<Settlement> {
+    let in_full = Settlement { amount: reserved, usage: Usage::default() };
+    let known = match result {
+        Ok(reply) => reply.usage.and_then(|usage| {
+            let amount = dearer(prices, &sent.model, &reply.model, &usage)?;
+            Some(Settlement { amount, usage })
+        }),
+        // The input is known exactly and the output at most what the request allowed.
+        Err(LlmError::Cut { input: Some(input), .. }) => {
+            let usage = Usage { output: u64::from(sent.max_tokens), ..*input };
+            prices.charge(&sent.model, &usage).ok().map(|amount| Settlement { amount, usage })
+        }
+        Err(error) if error.charge() == Charge::Nothing => return None,
+        Err(_) => None,
+    };
+    Some(known.unwrap_or(in_full))
+}
+
+/// The price by the model that was asked or the one that answered, whichever is more; `None` if either has none.
+fn dearer(prices: &PriceTable, asked: &str, answered: &str, usage: &Usage) -> Option<MicroUsd> {
+    let by_asked = prices.charge(asked, usage).ok()?;
+    if is_same_model(asked, answered) {
+        return Some(by_asked);
+    }
+    Some(by_asked.max(prices.charge(answered, usage).ok()?))
+}

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 pub use error::{Charge, LlmError};
+pub use metered::{CallOutcome, Metered};
 
 use crate::budget::{Reservation, WorstCaseInput};
 use crate::protocol::Usage;
@@ -137,4 +138,14 @@ pub trait Provider: Send + Sync {
         reservation: &Reservation,
         cancel: &CancellationToken,
     ) -> Result<LlmReply, LlmError>;
+}
+
+/// Providers answer an alias with the dated name of the same model: `claude-haiku-4-5` with `claude-haiku-4-5-20251001`.
+pub(crate) fn is_same_model(asked: &str, answered: &str) -> bool {
+    let is_date = |text: &str| text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit());
+    match answered.strip_prefix(asked) {
+        Some("") => true,
+        Some(rest) => rest.strip_prefix('-').is_some_and(is_date),
+        None => false,
+    }
 }

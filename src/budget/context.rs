@@ -1,0 +1,78 @@
+//! On whose behalf a call is made, and the ids of its reservations.
+//!
+//! A reservation id must never be used for two calls: the ledger answers a repeated id with the recorded outcome, so a
+//! second call under it would run on money that is already spent. The claim token makes ids of different claims differ,
+//! the counter those of one claim. Make one context per claim and clone it; clones share the counter.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::backend::Scope;
+use crate::protocol::{AgentType, InstanceId, JobId, TaskId};
+
+/// Who calls, for which task, and whose money it is.
+#[derive(Debug, Clone)]
+pub struct CallContext {
+    /// The job that pays.
+    pub job: JobId,
+    /// The task at work.
+    pub task: TaskId,
+    /// The agent type at work.
+    pub agent: AgentType,
+    /// This process.
+    pub instance: InstanceId,
+    /// Attempt of the task, from 1.
+    pub attempt: u32,
+    /// Fencing token of the claim; differs between any two claims of the task.
+    pub claim: u64,
+    /// Every scope the calls fall in.
+    pub scopes: Vec<Scope>,
+    /// True for verification and repair.
+    pub may_use_hold_back: bool,
+    calls: Arc<AtomicU32>,
+}
+
+impl CallContext {
+    /// A context for one claim of `task`, paying from the account and the job. Ordinary work: no hold-back.
+    #[must_use]
+    pub fn new(job: JobId, task: TaskId, agent: AgentType, instance: InstanceId, attempt: u32, claim: u64) -> Self {
+        let scopes = vec![Scope::Account, Scope::Job(job.clone())];
+        let calls = Arc::new(AtomicU32::new(0));
+        Self { job, task, agent, instance, attempt, claim, scopes, may_use_hold_back: false, calls }
+    }
+
+    /// The same context with access to what the scopes hold back for verification and repair.
+    #[must_use]
+    pub fn with_hold_back(mut self) -> Self {
+        self.may_use_hold_back = true;
+        self
+    }
+
+    /// The id of the next reservation: `job:task:attempt:claim:call`, never the same twice.
+    #[must_use]
+    pub fn next_reservation_id(&self) -> String {
+        let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        format!("{}:{}:{}:{}:{call}", self.job, self.task, self.attempt, self.claim)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clones_of_a_context_never_share_a_reservation_id() {
+        let context = CallContext::new(
+            JobId::new("j").unwrap(),
+            TaskId::plan(),
+            AgentType::planner(),
+            InstanceId::new("i").unwrap(),
+            2,
+            7,
+        );
+        let clone = context.clone();
+        assert_eq!(context.next_reservation_id(), "j:plan:2:7:1");
+        assert_eq!(clone.next_reservation_id(), "j:plan:2:7:2");
+        assert_eq!(context.next_reservation_id(), "j:plan:2:7:3");
+    }
+}

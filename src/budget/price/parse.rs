@@ -1,0 +1,195 @@
+//! Reading the price table.
+//!
+//! Prices are taken from the digits of the JSON text, never through a floating-point number, so `0.1` is exactly a tenth
+//! of a dollar. Unknown keys are refused: a surcharge that this program does not understand must not be ignored. What
+//! depends on the date (`then`) or the hour (`off_peak`) is folded into the dearest price here, once.
+
+use std::collections::BTreeMap;
+
+use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{ModelPrice, PriceError, Rates, Tier};
+use crate::protocol::MicroUsd;
+
+/// Largest context window accepted, in tokens; a thousand times today's.
+const MAX_CONTEXT: u64 = 1_000_000_000;
+
+/// How a model's thinking is switched; the names are the table's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Thinking {
+    /// Cannot be switched off.
+    AlwaysOn,
+    /// On; only thinking between tool calls can be asked for instead.
+    DefaultOnBetweenTools,
+    /// On unless disabled.
+    DefaultOn,
+    /// Off unless `adaptive` is asked for.
+    OptInAdaptive,
+    /// Off unless a token budget is given.
+    ManualBudget,
+}
+
+/// Dollars per million tokens as written, held as pico-dollars per token (the same number times a million).
+#[derive(Clone, Copy)]
+struct Price(u64);
+
+impl<'de> Deserialize<'de> for Price {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let digits = Box::<RawValue>::deserialize(deserializer)?;
+        digits.get().parse::<MicroUsd>().map(|amount| Self(amount.0)).map_err(D::Error::custom)
+    }
+}
+
+/// Rates as written; what is null or absent costs as much as plain input.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRates {
+    /// Only in `long_prompt`: the tier starts above so many prompt tokens.
+    over: Option<u64>,
+    input: Price,
+    output: Price,
+    cache_write_5m: Option<Price>,
+    cache_write_1h: Option<Price>,
+    cache_read: Option<Price>,
+}
+
+/// One model as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawModel {
+    input: Price,
+    output: Price,
+    cache_write_5m: Option<Price>,
+    cache_write_1h: Option<Price>,
+    cache_read: Option<Price>,
+    context: u64,
+    max_output: Option<u32>,
+    #[serde(default)]
+    long_prompt: Vec<RawRates>,
+    then: Option<RawRates>,
+    off_peak: Option<RawRates>,
+    #[serde(default)]
+    implicit_cache_write: bool,
+    min_cache_tokens: Option<u32>,
+    thinking: Option<Thinking>,
+    forced_tool_choice: Option<bool>,
+    /// Known and unused keys: the program never asks for fast mode, and the bound covers tool prompts.
+    #[serde(rename = "fast")]
+    _fast: Option<RawFast>,
+    #[serde(rename = "tool_tokens_auto")]
+    _tool_tokens_auto: Option<u32>,
+    #[serde(rename = "tool_tokens_forced")]
+    _tool_tokens_forced: Option<u32>,
+    #[serde(rename = "tokenizer")]
+    _tokenizer: Option<String>,
+    #[serde(rename = "effective_until")]
+    _effective_until: Option<String>,
+    #[serde(rename = "source")]
+    _source: String,
+    #[serde(rename = "as_of")]
+    _as_of: String,
+    #[serde(rename = "confidence")]
+    _confidence: Option<String>,
+}
+
+/// Prices of the fast mode, which this program never asks for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFast {
+    #[serde(rename = "input")]
+    _input: Price,
+    #[serde(rename = "output")]
+    _output: Price,
+}
+
+impl RawRates {
+    /// Refuses a zero price: it is a mistake more often than a gift, and nothing would bound the calls.
+    fn check(&self) -> Result<Rates, String> {
+        let or_input = |price: Option<Price>| price.map_or(self.input.0, |price| price.0);
+        let rates = Rates {
+            input: self.input.0,
+            output: self.output.0,
+            cache_write_5m: or_input(self.cache_write_5m),
+            cache_write_1h: or_input(self.cache_write_1h),
+            cache_read: or_input(self.cache_read),
+        };
+        let named = [
+            ("input", rates.input),
+            ("output", rates.output),
+            ("cache_write_5m", rates.cache_write_5m),
+            ("cache_write_1h", rates.cache_write_1h),
+            ("cache_read", rates.cache_read),
+        ];
+        match named.iter().find(|(_, price)| *price == 0) {
+            Some((name, _)) => Err(format!("{name} is zero")),
+            None => Ok(rates),
+        }
+    }
+}
+
+impl RawModel {
+    fn check(self) -> Result<ModelPrice, String> {
+        if self.context == 0 || self.context > MAX_CONTEXT {
+            return Err(format!("context is {}, it must be 1 to {MAX_CONTEXT}", self.context));
+        }
+        if self.max_output == Some(0) {
+            return Err("max_output is zero".into());
+        }
+        let base = RawRates {
+            over: None,
+            input: self.input,
+            output: self.output,
+            cache_write_5m: self.cache_write_5m,
+            cache_write_1h: self.cache_write_1h,
+            cache_read: self.cache_read,
+        };
+        let mut rates = base.check()?;
+        for other in self.then.iter().chain(&self.off_peak) {
+            if !self.long_prompt.is_empty() {
+                return Err("long_prompt together with then or off_peak is ambiguous".into());
+            }
+            if other.over.is_some() {
+                return Err("over belongs into long_prompt".into());
+            }
+            rates = rates.dearest(other.check()?);
+        }
+        let mut long_prompt = Vec::with_capacity(self.long_prompt.len());
+        for tier in &self.long_prompt {
+            let over = tier.over.ok_or("a long_prompt tier has no over")?;
+            if long_prompt.last().is_some_and(|previous: &Tier| previous.over >= over) {
+                return Err("long_prompt tiers must ascend".into());
+            }
+            long_prompt.push(Tier { over, rates: tier.check()? });
+        }
+        Ok(ModelPrice {
+            base: rates,
+            long_prompt,
+            implicit_cache_write: self.implicit_cache_write,
+            context: self.context,
+            max_output: self.max_output,
+            min_cache_tokens: self.min_cache_tokens,
+            thinking: self.thinking,
+            forced_tool_choice: self.forced_tool_choice,
+        })
+    }
+}
+
+/// All models of a table.
+pub(super) fn models(json: &str) -> Result<BTreeMap<String, ModelPrice>, PriceError> {
+    let raw: BTreeMap<String, RawModel> = serde_json::from_str(json).map_err(PriceError::Malformed)?;
+    raw.into_iter()
+        .map(|(name, model)| match model.check() {
+            Ok(model) => Ok((name, model)),
+            Err(why) => Err(PriceError::Entry { model: name, why }),
+        })
+        .collect()
+}
+
+/// `claude-opus-4-5` for `claude-opus-4-5-20251101`; nothing for a name without a date.
+pub(super) fn without_date(name: &str) -> Option<&str> {
+    let (alias, date) = name.rsplit_once('-')?;
+    (date.len() == 8 && date.bytes().all(|b| b.is_ascii_digit()) && !alias.is_empty()).then_some(alias)
+}

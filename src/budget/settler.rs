@@ -1,0 +1,91 @@
+//! The task that ends reservations whose guard could not do it itself.
+//!
+//! `Drop` cannot await, and a ledger can be away just when a call ends. Both hand the reservation over to this task with
+//! what is known about it. When the ledger stays away the task gives up, which is safe: at the end of its lease an open
+//! reservation counts as spent. It must never turn an unknown outcome into free money.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::backend::{BackendError, Ledger, SettleOutcome, Settlement};
+use crate::error::Coded;
+
+/// How a reservation has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The call was provably never made.
+    Release,
+    /// The call cost this much, or may have.
+    Charge(Settlement),
+}
+
+/// What the settler is told.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// End this reservation.
+    End { id: String, ending: Ending },
+    /// Answer once everything before this is done.
+    Flush(oneshot::Sender<()>),
+}
+
+/// Delays between attempts while a caller waits: long enough for a failover of a store, short enough for a call.
+pub(super) const CALLER_DELAYS: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(800), Duration::from_secs(2)];
+
+/// Delays between attempts when nobody waits; about a minute in all.
+const SETTLER_DELAYS: [Duration; 7] = [
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(20),
+    Duration::from_secs(20),
+];
+
+/// Runs until every treasurer and every guard is gone.
+pub(super) async fn run(ledger: Arc<dyn Ledger>, mut orders: mpsc::UnboundedReceiver<Order>) {
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::End { id, ending } => end_reservation(ledger.as_ref(), &id, ending).await,
+            // The one who asked may have stopped waiting.
+            Order::Flush(done) => drop(done.send(())),
+        }
+    }
+}
+
+async fn end_reservation(ledger: &dyn Ledger, id: &str, ending: Ending) {
+    match end(ledger, id, ending, &SETTLER_DELAYS).await {
+        Ok(outcome) => {
+            tracing::info!(reservation = id, ?ending, charged = %outcome.charged, "ended an abandoned reservation");
+        }
+        Err(error) => {
+            tracing::error!(reservation = id, ?ending, %error, "cannot end a reservation; its lease will charge it");
+        }
+    }
+}
+
+/// Ends a reservation, repeating the idempotent step after each of `delays` while the ledger does not answer.
+pub(super) async fn end(
+    ledger: &dyn Ledger,
+    id: &str,
+    ending: Ending,
+    delays: &[Duration],
+) -> Result<SettleOutcome, BackendError> {
+    let mut delays = delays.iter();
+    loop {
+        let result = match ending {
+            Ending::Release => ledger
+                .release(id)
+                .await
+                .map(|()| SettleOutcome { charged: crate::protocol::MicroUsd::ZERO, overrun: false }),
+            Ending::Charge(settlement) => ledger.settle(id, settlement).await,
+        };
+        match (result, delays.next()) {
+            (Err(error), Some(delay)) if error.retry().is_retryable() => tokio::time::sleep(*delay).await,
+            (result, _) => return result,
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! A reply put together from its stream of events.
+//!
+//! Counters in `message_delta` are totals so far: they overwrite, they do not add. The split of cache writes by lifetime
+//! comes only with `message_start`, whose output count is a placeholder and is never charged by. Content is told apart by
+//! type and index, never by position. A reply without `message_stop` is cut, whatever it looks like, and usage that this
+//! file cannot price exactly is reported as absent, so that it is charged by the reservation instead.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::llm::{LlmError, LlmReply, StopReason, is_same_model};
+use crate::protocol::Usage;
+
+/// No reply has more content blocks than this; the bound is for replies that are not replies.
+const MOST_BLOCKS: usize = 1_000;
+
+/// No counter is larger than this; a thousand contexts of a million tokens.
+const MOST_TOKENS: u64 = 1_000_000_000;
+
+#[derive(Deserialize)]
+struct Kind<'a> {
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct MessageStart {
+    message: StartedMessage,
+}
+
+#[derive(Deserialize)]
+struct StartedMessage {
+    model: String,
+    id: Option<String>,
+    usage: Option<WireUsage>,
+}
+
+#[derive(Deserialize)]
+struct BlockStart<'a> {
+    index: u64,
+    #[serde(borrow)]
+    content_block: Piece<'a>,
+}
+
+#[derive(Deserialize)]
+struct BlockDelta<'a> {
+    index: u64,
+    #[serde(borrow)]
+    delta: Piece<'a>,
+}
+
+/// A content block or a delta of one: only the text of text is of interest.
+#[derive(Deserialize)]
+struct Piece<'a> {
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+    #[serde(borrow, default)]
+    text: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct MessageDelta {
+    delta: Option<Stop>,
+    usage: Option<WireUsage>,
+}
+
+#[derive(Deserialize)]
+struct Stop {
+    stop_reason: Option<String>,
+    stop_details: Option<StopDetails>,
+}
+
+#[derive(Deserialize)]
+struct StopDetails {
+    category: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WireUsage {
+    input_tokens: Option<u64>,
+    cache_creation_input_tokens: Option<u64>,
+    cache_read_input_tokens: Option<u64>,
+    cache_creation: Option<WireSplit>,
+    output_tokens: Option<u64>,
+    service_tier: Option<String>,
+    inference_geo: Option<String>,
+    speed: Option<String>,
+    iterations: Option<Vec<IgnoredAny>>,
+    server_tool_use: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+#[derive(Deserialize)]
+struct WireSplit {
+    #[serde(default)]
+    ephemeral_5m_input_tokens: u64,
+    #[serde(default)]
+    ephemeral_1h_input_tokens: u64,
+}
+
+impl WireUsage {
+    /// True for anything that is not priced by the plain table: another region or tier, server tools, several models.
+    fn is_priced_otherwise(&self) -> bool {
+        let is_other =
+            |field: &Option<String>, plain: &[&str]| field.as_deref().is_some_and(|value| !plain.contains(&value));
+        is_other(&self.service_tier, &["standard"])
+            || is_other(&self.inference_geo, &["global", "not_available"])
+            || is_other(&self.speed, &["standard"])
+            || self.iterations.as_ref().is_some_and(|iterations| !iterations.is_empty())
+            || self.server_tool_use.iter().flat_map(BTreeMap::values).any(|count| count.as_u64() != Some(0))
+    }
+}
+
+/// What has been reported so far.
+#[derive(Debug, Default)]
+struct Counters {
+    input: Option<u64>,
+    written: Option<u64>,
+    read: Option<u64>,
+    split: Option<(u64, u64)>,
+    output: Option<u64>,
+    priced_otherwise: bool,
+}
+
+impl Counters {
+    fn report(&mut self, usage: &WireUsage) -> Result<(), LlmError> {
+        self.input = usage.input_tokens.or(self.input);
+        self.written = usage.cache_creation_input_tokens.or(self.written);
+        self.read = usage.cache_read_input_tokens.or(self.read);
+        let split = usage.cache_creation.as_ref();
+        self.split =
+            split.map(|split| (split.ephemeral_5m_input_tokens, split.ephemeral_1h_input_tokens)).or(self.split);
+        self.priced_otherwise |= usage.is_priced_otherwise();
+        let (split_5m, split_1h) = self.split.unwrap_or_default();
+        let counts = [self.input, self.written, self.read, usage.output_tokens, Some(split_5m), Some(split_1h)];
+        if counts.into_iter().flatten().any(|count| count > MOST_TOKENS) {
+            return Err(malformed("a token counter is out of all proportion"));
+        }
+        Ok(())
+    }
+
+    /// The input side, if it is known and has the plain price.
+    fn input(&self) -> Option<Usage> {
+        if self.priced_otherwise {
+            return None;
+        }
+        let written = self.written.unwrap_or(0);
+        // Writes that the split does not explain are 5-minute ones: no request asks for others.
+        let (split_5m, split_1h) = self.split.unwrap_or_default();
+        let cache_write_5m = split_5m + written.saturating_sub(split_5m + split_1h);
+        Some(Usage {
+            input: self.input?,
+            cache_write_5m,
+            cache_write_1h: split_1h,
+            cache_read: self.read.unwrap_or(0),
+            output: 0,
+        })
+    }
+
+    fn total(&self) -> Option<Usage> {
+        Some(Usage { output: self.output?, ..self.input()? })
+    }
+}
+
+/// Puts a reply together; take events in order until [`Assembler::is_complete`].
+#[derive(Debug)]
+pub(super) struct Assembler {
+    asked_model: String,
+    max_bytes: usize,
+    bytes: usize,
+    /// Model and message id, once `message_start` was seen.
+    started: Option<(String, Option<String>)>,
+    /// Text by block index; `None` for blocks of other types.
+    blocks: BTreeMap<u64, Option<String>>,
+    counters: Counters,
+    stop: Option<StopReason>,
+    complete: bool,
+}
+
+impl Assembler {
+    pub(super) fn new(asked_model: &str, max_bytes: usize) -> Self {
+        Self {
+            asked_model: asked_model.to_owned(),
+            max_bytes,
+            bytes: 0,
+            started: None,
+            blocks: BTreeMap::new(),
+            counters: Counters::default(),
+            stop: None,
+            complete: false,
+        }
+    }
+
+    /// True once `message_stop` was seen; nothing after it counts.
+    pub(super) const fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Takes the data of one event.
+    pub(super) fn take(&mut self, data: &[u8]) -> Result<(), LlmError> {
+        if self.complete {
+            return Ok(());
+        }
+        match parse::<Kind<'_>>(data)?.r#type.as_ref() {
+            "message_start" => self.start(&parse(data)?),
+            "error" => Err(self.error_event(data)),
+            "content_block_start" | "content_block_delta" | "message_delta" | "message_stop"
+                if self.started.is_none() =>
+            {
+                Err(malformed("it does not begin with message_start"))
+            }
+            "content_block_start" => self.block(&parse(data)?),
+            "content_block_delta" => self.block_delta(&parse(data)?),
+            "message_delta" => self.delta(parse(data)?),
+            "message_stop" => {
+                self.complete = true;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn start(&mut self, event: &MessageStart) -> Result<(), LlmError> {
+        if self.started.is_some() {
+            return Err(malformed("it begins twice"));
+        }
+        if let Some(usage) = &event.message.usage {
+            self.counters.report(usage)?;
+        }
+        self.started = Some((bounded(&event.message.model), event.message.id.as_deref().map(bounded)));
+        Ok(())
+    }
+
+    fn block(&mut self, event: &BlockStart<'_>) -> Result<(), LlmError> {
+        if self.blocks.len() == MOST_BLOCKS || self.blocks.contains_key(&event.index) {
+            return Err(malformed("its content blocks cannot be told apart"));
+        }
+        let is_text = event.content_block.r#type == "text";
+        self.blocks.insert(event.index, is_text.then(String::new));
+        if is_text { self.append(event.index, &event.content_block.text) } else { Ok(()) }
+    }
+
+    fn block_delta(&mut self, event: &BlockDelta<'_>) -> Result<(), LlmError> {
+        if event.delta.r#type == "text_delta" { self.append(event.index, &event.delta.text) } else { Ok(()) }
+    }
+
+    fn append(&mut self, index: u64, text: &str) -> Result<(), LlmError> {
+        let Some(Some(block)) = self.blocks.get_mut(&index) else {
+            return Err(malformed("text arrived for a block that is not text"));
+        };
+        self.bytes += text.len();
+        if self.bytes > self.max_bytes {
+            return Err(malformed(&format!("its text is longer than {} bytes", self.max_bytes)));
+        }
+        block.push_str(text);
+        Ok(())
+    }
+
+    fn delta(&mut self, event: MessageDelta) -> Result<(), LlmError> {
+        if let Some(usage) = &event.usage {
+            self.counters.report(usage)?;
+            // Only here: what `message_start` says about output is a placeholder.
+            self.counters.output = usage.output_tokens.or(self.counters.output);
+        }
+        if let Some(Stop { stop_reason: Some(reason), stop_details }) = event.delta {
+            self.stop = Some(match reason.as_str() {
+                "end_turn" => StopReason::EndTurn,
+                "max_tokens" => StopReason::MaxTokens,
+                "model_context_window_exceeded" => StopReason::ContextWindow,
+                "refusal" => {
+                    StopReason::Refusal(stop_details.and_then(|details| details.category).as_deref().map(bounded))
+                }
+                other => StopReason::Other(bounded(other)),
+            });
+        }
+        Ok(())
+    }
+
+    fn error_event(&self, data: &[u8]) -> LlmError {
+        let (kind, message) = super::errors::describe(data).unwrap_or(("unknown".into(), String::new()));
+        self.cut(format!("the provider reported {kind}: {message}"))
+    }
+
+    /// The error for a stream that broke off now.
+    pub(super) fn cut(&self, reason: String) -> LlmError {
+        let is_asked = self.started.as_ref().is_some_and(|(model, _)| is_same_model(&self.asked_model, model));
+        LlmError::Cut { reason, input: if is_asked { self.counters.input() } else { None } }
+    }
+
+    /// The error for a body that ended before `message_stop`.
+    pub(super) fn ended(&self, content_type: Option<String>) -> LlmError {
+        let content_type = content_type.unwrap_or_default();
+        if self.started.is_none() && !content_type.starts_with("text/event-stream") {
+            return malformed(&format!("it is no event stream but {content_type:?}"));
+        }
+        self.cut("it ended before message_stop".into())
+    }
+
+    /// The whole reply.
+    pub(super) fn finish(self, request_id: Option<String>) -> Result<LlmReply, LlmError> {
+        let (Some((model, message_id)), Some(stop)) = (self.started, self.stop) else {
+            return Err(malformed("it does not say why it stopped"));
+        };
+        let mut texts = self.blocks.into_values().flatten();
+        let mut text = texts.next().unwrap_or_default();
+        texts.for_each(|more| text.push_str(&more));
+        Ok(LlmReply { text, stop, usage: self.counters.total(), model, request_id: request_id.or(message_id) })
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(data: &'a [u8]) -> Result<T, LlmError> {
+    serde_json::from_slice(data).map_err(|error| malformed(&format!("an event is not what it should be: {error}")))
+}
+
+fn malformed(reason: &str) -> LlmError {
+    LlmError::Malformed { reason: reason.to_owned() }
+}
+
+/// Names and categories from outside, at most 100 characters.
+fn bounded(text: &str) -> String {
+    text.chars().take(100).collect()
+}

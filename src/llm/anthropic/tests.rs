@@ -1,0 +1,329 @@
+//! The wire format byte by byte: the request as it must be sent, replies as they have been seen.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::*;
+use crate::error::{Coded, Retry};
+use crate::llm::{Charge, Effort, Message, Role, StopReason, SystemBlock};
+use crate::protocol::Usage;
+
+const MODEL: &str = "claude-sonnet-5-5";
+
+fn request(model: &str) -> LlmRequest {
+    LlmRequest {
+        model: model.into(),
+        system: vec![
+            SystemBlock { text: "contract".into(), cache: true },
+            SystemBlock { text: "role".into(), cache: false },
+        ],
+        messages: vec![Message { role: Role::User, text: "write \"ü\"".into() }],
+        max_tokens: 16_000,
+        schema: None,
+        effort: Effort::Medium,
+    }
+}
+
+fn body(request: &LlmRequest) -> String {
+    String::from_utf8(request::prepare(request).unwrap().body.to_vec()).unwrap()
+}
+
+#[test]
+fn the_request_is_exactly_this() {
+    assert_eq!(
+        body(&request(MODEL)),
+        concat!(
+            r#"{"model":"claude-sonnet-5-5","max_tokens":16000,"stream":true,"inference_geo":"global","#,
+            r#""service_tier":"standard_only","system":[{"type":"text","text":"contract","#,
+            r#""cache_control":{"type":"ephemeral","ttl":"5m"}},{"type":"text","text":"role"}],"#,
+            r#""messages":[{"role":"user","content":"write \"ü\""}],"output_config":{"effort":"medium"}}"#,
+        )
+    );
+    let bound = LlmRequest { schema: Some(Arc::new(json!({"type": "object"}))), ..request(MODEL) };
+    let text = body(&bound);
+    assert!(
+        text.ends_with(
+            r#""output_config":{"effort":"medium","format":{"type":"json_schema","schema":{"type":"object"}}}}"#
+        ),
+        "{text}"
+    );
+    let worst_case = request::prepare(&bound).unwrap().worst_case;
+    assert_eq!(worst_case.body_bytes, text.len() as u64);
+    assert_eq!((worst_case.messages, worst_case.tools, worst_case.schema_bytes), (3, 0, 17));
+    assert_eq!((worst_case.max_tokens, worst_case.writes_5m, worst_case.writes_1h), (16_000, true, false));
+}
+
+#[test]
+fn older_models_get_only_what_they_accept() {
+    let text = body(&request("claude-haiku-4-5"));
+    assert!(!text.contains("inference_geo") && !text.contains("output_config"), "{text}");
+    assert!(text.contains("standard_only"));
+    for key in ["temperature", "top_p", "thinking", "tools"] {
+        assert!(!text.contains(key) && !body(&request(MODEL)).contains(key), "{key}");
+    }
+    let bound = |model| LlmRequest { schema: Some(Arc::new(json!({}))), ..request(model) };
+    assert!(body(&bound("claude-haiku-4-5")).contains(r#""output_config":{"format":"#));
+    assert!(request::prepare(&bound("claude-opus-4-1")).is_err());
+}
+
+#[test]
+fn what_the_provider_would_refuse_is_refused_before_money_is_set_aside() {
+    let turn = |role, text: &str| Message { role, text: text.into() };
+    let cached = SystemBlock { text: "x".into(), cache: true };
+    for (what, wrong) in [
+        ("prefill", LlmRequest { messages: vec![turn(Role::User, "a"), turn(Role::Assistant, "b")], ..request(MODEL) }),
+        ("nothing said", LlmRequest { messages: vec![], ..request(MODEL) }),
+        ("an empty message", LlmRequest { messages: vec![turn(Role::User, " ")], ..request(MODEL) }),
+        ("no output", LlmRequest { max_tokens: 0, ..request(MODEL) }),
+        ("five breakpoints", LlmRequest { system: vec![cached; 5], ..request(MODEL) }),
+        ("no model", request("")),
+        ("a broken name", request("claude\n")),
+        ("too much", LlmRequest { messages: vec![turn(Role::User, &"x".repeat(32_000_000))], ..request(MODEL) }),
+    ] {
+        let error = request::prepare(&wrong).expect_err(what);
+        assert!(matches!(error, LlmError::Unsupported(_)), "{what}: {error}");
+        assert_eq!(error.charge(), Charge::Nothing);
+    }
+}
+
+/// A stream as captured, with padding, a ping, thinking, an unknown event, two deltas of usage.
+fn captured() -> String {
+    let events = [
+        r#"{"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-5-5","content":[],"stop_reason":null,"usage":{"input_tokens":25,"cache_creation_input_tokens":100,"cache_read_input_tokens":7,"cache_creation":{"ephemeral_5m_input_tokens":60,"ephemeral_1h_input_tokens":40},"output_tokens":1,"service_tier":"standard","inference_geo":"global"}}      }"#,
+        r#"{"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":"","signature":""}}"#,
+        r#"{"type": "ping"}"#,
+        r#"{"type":"content_block_delta","index":0,"delta":{"type":"signature_delta","signature":"Eq"}}"#,
+        r#"{"type":"content_block_stop","index":0}"#,
+        r#"{"type":"content_block_start","index":1,"content_block":{"type":"text","text":""}}"#,
+        r#"{"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"Grüße "}   }"#,
+        r#"{"type":"brand_new_event","index":{"not":"a number"}}"#,
+        r#"{"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"\"日本\"\n"}}"#,
+        r#"{"type":"content_block_stop","index":1}"#,
+        r#"{"type":"message_delta","delta":{"stop_reason":null},"usage":{"output_tokens":50}}"#,
+        r#"{"type":"message_delta","delta":{"stop_reason":"end_turn","stop_sequence":null},"usage":{"output_tokens":124}}"#,
+        r#"{"type":"message_stop"}"#,
+    ];
+    events.iter().map(|data| format!("event: {}\r\ndata: {data}  \r\n\r\n", kind(data))).collect()
+}
+
+fn kind(data: &str) -> String {
+    serde_json::from_str::<serde_json::Value>(data).unwrap()["type"].as_str().unwrap().to_owned()
+}
+
+fn read(reads: &[&[u8]]) -> Result<LlmReply, LlmError> {
+    read_at_most(reads, 10_000)
+}
+
+fn read_at_most(reads: &[&[u8]], max_bytes: usize) -> Result<LlmReply, LlmError> {
+    let mut parser = Parser::new(max_bytes + EVENT_FRAME_BYTES);
+    let mut assembler = Assembler::new(MODEL, max_bytes);
+    for bytes in reads {
+        parser.feed(bytes, |event: Event<'_>| assembler.take(event.data))?;
+    }
+    if assembler.is_complete() {
+        assembler.finish(Some("req_1".into()))
+    } else {
+        Err(assembler.ended(Some("text/event-stream; charset=utf-8".into())))
+    }
+}
+
+#[test]
+fn a_captured_stream_becomes_its_reply_wherever_it_is_cut_into_reads() {
+    let stream = captured();
+    let bytes = stream.as_bytes();
+    let expected = LlmReply {
+        text: "Grüße \"日本\"\n".into(),
+        stop: StopReason::EndTurn,
+        usage: Some(Usage { input: 25, cache_write_5m: 60, cache_write_1h: 40, cache_read: 7, output: 124 }),
+        model: MODEL.into(),
+        request_id: Some("req_1".into()),
+    };
+    for at in 0..=bytes.len() {
+        assert_eq!(read(&[&bytes[..at], &bytes[at..]]).unwrap(), expected, "cut at {at}");
+    }
+    // What follows the terminal event does not count, whatever it is.
+    let more = format!("{stream}data: nonsense\n\ndata: {{\"type\":\"error\"}}\n\n");
+    assert_eq!(read(&[more.as_bytes()]).unwrap(), expected);
+}
+
+#[test]
+fn every_stream_that_ends_early_is_cut_and_never_a_reply() {
+    let stream = captured();
+    let end = stream.find("event: message_stop").unwrap();
+    let known = Usage { input: 25, cache_write_5m: 60, cache_write_1h: 40, cache_read: 7, output: 0 };
+    let started = stream.find("\r\n\r\n").unwrap() + 4;
+    for at in 0..=end {
+        match read(&[&stream.as_bytes()[..at]]) {
+            Err(LlmError::Cut { input, .. }) => {
+                // The event counts from the first line end of its blank line on.
+                assert_eq!(input, (at >= started - 1).then_some(known), "cut at {at}");
+            }
+            other => panic!("cut at {at}: {other:?}"),
+        }
+    }
+}
+
+const START: &str =
+    r#"{"type":"message_start","message":{"model":"claude-sonnet-5-5","usage":{"input_tokens":10,"output_tokens":3}}}"#;
+const STOP: &str = r#"{"type":"message_stop"}"#;
+const END: &str = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":5}}"#;
+
+fn stream(events: &[&str]) -> Result<LlmReply, LlmError> {
+    let text: String = events.iter().map(|data| format!("data: {data}\n\n")).collect();
+    read_at_most(&[text.as_bytes()], 100)
+}
+
+fn start_with(usage: &str) -> String {
+    format!(r#"{{"type":"message_start","message":{{"model":"{MODEL}","usage":{{{usage}}}}}}}"#)
+}
+
+#[test]
+fn usage_is_reported_only_if_the_plain_price_table_can_charge_it() {
+    let plain = Usage { input: 10, output: 5, ..Usage::default() };
+    let writes = |cache_write_5m, cache_write_1h| Usage { cache_write_5m, cache_write_1h, ..plain };
+    for (usage, expected) in [
+        (r#""input_tokens":10,"output_tokens":1"#, Some(plain)),
+        (r#""input_tokens":0"#, Some(Usage { input: 0, ..plain })),
+        (r#""input_tokens":10,"cache_creation_input_tokens":null,"server_tool_use":null"#, Some(plain)),
+        (r#""input_tokens":10,"cache_creation_input_tokens":8"#, Some(writes(8, 0))),
+        (
+            r#""input_tokens":10,"cache_creation_input_tokens":8,"cache_creation":{"ephemeral_1h_input_tokens":3}"#,
+            Some(writes(5, 3)),
+        ),
+        (r#""input_tokens":10,"inference_geo":"not_available","service_tier":"standard""#, Some(plain)),
+        (r#""input_tokens":10,"server_tool_use":{"web_search_requests":0}"#, Some(plain)),
+        (r#""output_tokens":1"#, None),
+        (r#""input_tokens":10,"inference_geo":"us""#, None),
+        (r#""input_tokens":10,"service_tier":"priority""#, None),
+        (r#""input_tokens":10,"speed":"fast""#, None),
+        (r#""input_tokens":10,"iterations":[{"model":"x"}]"#, None),
+        (r#""input_tokens":10,"server_tool_use":{"web_search_requests":1}"#, None),
+    ] {
+        let reply = stream(&[&start_with(usage), END, STOP]).unwrap();
+        assert_eq!(reply.usage, expected, "{usage}");
+    }
+    let end = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"}}"#;
+    assert_eq!(stream(&[START, end, STOP]).unwrap().usage, None, "the output of message_start is a placeholder");
+    let later =
+        r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"input_tokens":11,"output_tokens":0}}"#;
+    assert_eq!(stream(&[START, later, STOP]).unwrap().usage, Some(Usage { input: 11, ..Usage::default() }));
+}
+
+#[test]
+fn every_reason_to_stop_is_told_apart() {
+    for (delta, expected) in [
+        (r#"{"stop_reason":"end_turn"}"#, StopReason::EndTurn),
+        (r#"{"stop_reason":"max_tokens"}"#, StopReason::MaxTokens),
+        (r#"{"stop_reason":"model_context_window_exceeded"}"#, StopReason::ContextWindow),
+        (r#"{"stop_reason":"pause_turn"}"#, StopReason::Other("pause_turn".into())),
+        (
+            r#"{"stop_reason":"refusal","stop_details":{"type":"refusal","category":"cyber"}}"#,
+            StopReason::Refusal(Some("cyber".into())),
+        ),
+        (r#"{"stop_reason":"refusal","stop_details":null}"#, StopReason::Refusal(None)),
+    ] {
+        let end = format!(r#"{{"type":"message_delta","delta":{delta},"usage":{{"output_tokens":5}}}}"#);
+        let reply = stream(&[START, &end, STOP]).unwrap();
+        assert_eq!((reply.stop, reply.text.as_str()), (expected, ""), "{delta}");
+    }
+}
+
+#[test]
+fn what_the_wire_format_does_not_allow_is_malformed() {
+    let text = |index: u32, text: &str| {
+        format!(r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"text_delta","text":"{text}"}}}}"#)
+    };
+    let block = |kind: &str| {
+        format!(r#"{{"type":"content_block_start","index":0,"content_block":{{"type":"{kind}","text":""}}}}"#)
+    };
+    let long = text(0, &"x".repeat(101));
+    for (what, events) in [
+        ("no JSON", vec![START, "nonsense"]),
+        ("no type", vec![START, r#"{"index":0}"#]),
+        ("no start", vec![END, STOP]),
+        ("two starts", vec![START, START]),
+        ("no reason to stop", vec![START, STOP]),
+        ("text without a block", vec![START, &text(0, "a")]),
+        ("text in a tool call", vec![START, &block("tool_use"), &text(0, "a")]),
+        ("a block twice", vec![START, &block("text"), &block("text")]),
+        ("too much text", vec![START, &block("text"), &long]),
+        ("a negative counter", vec![&start_with(r#""input_tokens":-1"#)]),
+        ("an absurd counter", vec![&start_with(r#""input_tokens":18446744073709551615"#)]),
+    ] {
+        let error = stream(&events).expect_err(what);
+        assert!(matches!(error, LlmError::Malformed { .. }), "{what}: {error}");
+        assert_eq!(error.charge(), Charge::Everything);
+    }
+    let broken = b"data: {\"type\":\"message_start\",\"message\":{\"model\":\"\xFF\"}}\n\n";
+    assert!(matches!(read(&[broken]), Err(LlmError::Malformed { .. })));
+    let html = Assembler::new(MODEL, 10).ended(Some("text/html".into()));
+    assert!(matches!(html, LlmError::Malformed { .. }), "{html}");
+}
+
+#[test]
+fn an_error_inside_the_stream_cuts_it_and_keeps_the_known_input() {
+    let error = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
+    match stream(&[START, error]) {
+        Err(LlmError::Cut { reason, input: Some(Usage { input: 10, output: 0, .. }) }) => {
+            assert!(reason.contains("overloaded_error") && reason.contains("Overloaded"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let elsewhere = START.replace(MODEL, "claude-opus-5");
+    assert!(matches!(stream(&[&elsewhere, error]), Err(LlmError::Cut { input: None, .. })));
+}
+
+#[test]
+fn delays_are_read_in_every_form_and_never_believed_beyond_a_day() {
+    let delay = |pairs: &[(&'static str, &str)]| {
+        let headers = pairs
+            .iter()
+            .map(|(name, value)| {
+                (reqwest::header::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+            })
+            .collect();
+        errors::retry_after(&headers).map(|delay| delay.as_millis())
+    };
+    let now = ("date", "Wed, 21 Oct 2026 07:28:00 GMT");
+    for (headers, expected) in [
+        (vec![], None),
+        (vec![("retry-after", "7")], Some(7_000)),
+        (vec![("retry-after", " 0.5 ")], Some(500)),
+        (vec![("retry-after", "9"), ("retry-after-ms", "1500")], Some(1_500)),
+        (vec![now, ("retry-after", "Wed, 21 Oct 2026 07:28:30 GMT")], Some(30_000)),
+        (vec![now, ("retry-after", "Wed, 21 Oct 2026 07:27:00 GMT")], Some(0)),
+        (vec![("retry-after", "Wed, 21 Oct 2026 07:28:30 GMT")], None),
+        (vec![("retry-after", "1e300")], Some(86_400_000)),
+        (vec![("retry-after", "-1")], None),
+        (vec![("retry-after", "NaN")], None),
+        (vec![("retry-after", "soon")], None),
+    ] {
+        assert_eq!(delay(&headers), expected, "{headers:?}");
+    }
+}
+
+#[test]
+fn an_error_body_keeps_what_tells_a_spending_cap_from_a_rate_limit() {
+    let body = br#"{"type":"error","error":{"type":"rate_limit_error","message":"Limit","details":{"error_code":"enforced_spend_limit_reached"}},"request_id":"r"}"#;
+    let (kind, message) = errors::describe(body).unwrap();
+    let error = LlmError::Status { status: 429, kind, message, retry_after: None, well_formed: true };
+    assert_eq!(error.retry(), Retry::Never);
+    assert_eq!(errors::describe(b"<html>413</html>"), None);
+    assert_eq!(errors::describe(br#"{"error":"text"}"#), None);
+}
+
+#[test]
+fn the_key_is_never_printed_and_bad_settings_are_refused() {
+    let config = AnthropicConfig::new(Secret::new(" sk-very-secret\n"));
+    assert!(!format!("{config:?}").contains("very"));
+    assert!(!format!("{:?}", Anthropic::new(&config)).contains("very"));
+    for base_url in ["", "ftp://x", "api.anthropic.com", "https://user:pw@x", "https://x/?a=b", "https://"] {
+        assert!(endpoint(base_url).is_err(), "{base_url}");
+    }
+    assert_eq!(endpoint("http://127.0.0.1:8080/base/").unwrap().as_str(), "http://127.0.0.1:8080/base/v1/messages");
+    assert!(headers(&Secret::new("a\u{7}b")).is_err());
+    for (address, expected) in [("http://localhost:1", true), ("http://[::1]:1", true), ("https://a.b", false)] {
+        assert_eq!(is_loopback(&Url::parse(address).unwrap()), expected, "{address}");
+    }
+}

@@ -1,0 +1,353 @@
+//! What every outcome of a call does to the money.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::backend::BackendError;
+use crate::budget::test_ledger::MemoryLedger;
+use crate::error::Retry;
+use crate::llm::{Effort, Message, Role, StopReason};
+use crate::protocol::{AgentType, InstanceId, JobId, TaskId};
+
+const MODEL: &str = "claude-haiku-4-5";
+const USAGE: Usage = Usage { input: 500, cache_write_5m: 0, cache_write_1h: 0, cache_read: 0, output: 700 };
+const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Answers by a script; the last step says what to do with a call nobody foresaw: fail the test.
+struct Script {
+    steps: Mutex<VecDeque<Step>>,
+    sent: Mutex<Vec<(String, u32, MicroUsd)>>,
+}
+
+enum Step {
+    Reply { model: &'static str, usage: Option<Usage> },
+    Fail(LlmError),
+    Hang,
+}
+
+#[async_trait]
+impl Provider for Script {
+    fn prepare(&self, request: &LlmRequest) -> Result<Prepared, LlmError> {
+        let body = format!("{{\"max_tokens\":{}}}", request.max_tokens);
+        let worst_case = WorstCaseInput::from_body(&request.model, &body, request.max_tokens);
+        Ok(Prepared { body: body.into(), worst_case })
+    }
+
+    async fn send(
+        &self,
+        prepared: &Prepared,
+        reservation: &Reservation,
+        cancel: &CancellationToken,
+    ) -> Result<LlmReply, LlmError> {
+        let sent = (reservation.id().to_owned(), prepared.worst_case.max_tokens, reservation.amount());
+        self.sent.lock().unwrap().push(sent);
+        let step = self.steps.lock().unwrap().pop_front().expect("an unforeseen call");
+        match step {
+            Step::Reply { model, usage } => Ok(LlmReply {
+                text: "hi".into(),
+                stop: StopReason::EndTurn,
+                usage,
+                model: model.into(),
+                request_id: None,
+            }),
+            Step::Fail(error) => Err(error),
+            Step::Hang => {
+                cancel.cancelled().await;
+                Err(LlmError::Cancelled)
+            }
+        }
+    }
+}
+
+struct Bench {
+    ledger: Arc<MemoryLedger>,
+    script: Arc<Script>,
+    metered: Metered,
+    cancel: CancellationToken,
+}
+
+impl Bench {
+    fn new(limit: u64, steps: impl IntoIterator<Item = Step>) -> Self {
+        let ledger = Arc::new(MemoryLedger::with_limit(MicroUsd(limit)));
+        let treasurer = Treasurer::new(ledger.clone(), Arc::new(PriceTable::builtin().unwrap()));
+        let script = Arc::new(Script { steps: Mutex::new(steps.into_iter().collect()), sent: Mutex::default() });
+        let retry = RetryPolicy { jitter: 0.0, ..RetryPolicy::default() };
+        let metered = Metered::new(script.clone(), treasurer, retry, TIMEOUT);
+        Self { ledger, script, metered, cancel: CancellationToken::new() }
+    }
+
+    async fn call(&self, max_tokens: u32, min_output_tokens: u32) -> CallOutcome {
+        self.metered.call(request(max_tokens), &context(), min_output_tokens, &self.cancel).await
+    }
+
+    fn prices(&self) -> &PriceTable {
+        self.metered.treasurer().prices()
+    }
+
+    /// Worst case of the scripted request.
+    fn worst(&self, max_tokens: u32) -> MicroUsd {
+        let prepared = self.script.prepare(&request(max_tokens)).unwrap();
+        self.prices().worst_case(&prepared.worst_case).unwrap()
+    }
+
+    fn spent(&self) -> MicroUsd {
+        assert_eq!(self.ledger.account().reserved, MicroUsd::ZERO, "nothing may stay reserved");
+        self.ledger.account().spent
+    }
+
+    fn sent(&self) -> usize {
+        self.script.sent.lock().unwrap().len()
+    }
+}
+
+fn request(max_tokens: u32) -> LlmRequest {
+    LlmRequest {
+        model: MODEL.into(),
+        system: vec![],
+        messages: vec![Message { role: Role::User, text: "hello".into() }],
+        max_tokens,
+        schema: None,
+        effort: Effort::default(),
+    }
+}
+
+fn context() -> CallContext {
+    let instance = InstanceId::new("worker-1").unwrap();
+    CallContext::new(JobId::new("j").unwrap(), TaskId::plan(), AgentType::planner(), instance, 1, 1)
+}
+
+fn reply(model: &'static str) -> Step {
+    Step::Reply { model, usage: Some(USAGE) }
+}
+
+fn status(status: u16, retry_after: Option<u64>, well_formed: bool) -> Step {
+    Step::Fail(LlmError::Status {
+        status,
+        kind: "k".into(),
+        message: "m".into(),
+        retry_after: retry_after.map(Duration::from_secs),
+        well_formed,
+    })
+}
+
+const PLENTY: u64 = 1_000_000;
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_is_charged_by_its_reported_usage() {
+    let bench = Bench::new(PLENTY, [reply(MODEL)]);
+    let outcome = bench.call(1_000, 100).await;
+    let price = bench.prices().charge(MODEL, &USAGE).unwrap();
+    assert_eq!(price, MicroUsd(500 + 700 * 5));
+    assert_eq!(outcome.result.unwrap().text, "hi");
+    assert_eq!((outcome.cost, outcome.usage, outcome.attempts), (price, USAGE, 1));
+    assert_eq!(bench.spent(), price);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_model_in_the_reply_is_charged_by_the_dearer_price_and_an_unknown_one_in_full() {
+    for (answered, expected) in [
+        ("claude-haiku-4-5-20991231", Some(MODEL)),
+        ("claude-opus-5", Some("claude-opus-5")),
+        ("claude-haiku-5-5", Some(MODEL)),
+        ("somebody-else", None),
+    ] {
+        let bench = Bench::new(PLENTY, [reply(answered)]);
+        let outcome = bench.call(4_000, 100).await;
+        let expected = expected.map_or(bench.worst(4_000), |model| bench.prices().charge(model, &USAGE).unwrap());
+        assert_eq!(outcome.cost, expected, "{answered}");
+        assert_eq!(bench.spent(), expected, "{answered}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn absent_usage_is_charged_in_full_and_zero_usage_is_not_absent() {
+    for (usage, expected) in [(None, None), (Some(Usage::default()), Some(MicroUsd::ZERO))] {
+        let bench = Bench::new(PLENTY, [Step::Reply { model: MODEL, usage }]);
+        let outcome = bench.call(1_000, 100).await;
+        let expected = expected.unwrap_or(bench.worst(1_000));
+        assert_eq!((outcome.cost, bench.spent()), (expected, expected));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_failure_is_charged_by_what_can_be_known_about_it() {
+    let input = Usage { input: 400, ..Usage::default() };
+    let bench = Bench::new(PLENTY, []);
+    let exact = bench.prices().charge(MODEL, &Usage { output: 1_000, ..input }).unwrap();
+    let full = bench.worst(1_000);
+    assert!(exact < full);
+    for (step, expected) in [
+        (status(400, None, true), MicroUsd::ZERO),
+        (status(413, None, false), full),
+        (Step::Fail(LlmError::Cancelled), full),
+        (Step::Fail(LlmError::Unsupported("x".into())), MicroUsd::ZERO),
+    ] {
+        let bench = Bench::new(PLENTY, [step]);
+        let outcome = bench.call(1_000, 100).await;
+        assert!(!matches!(outcome.result, Ok(_) | Err(LlmError::Exhausted { .. })), "{outcome:?}");
+        assert_eq!((outcome.attempts, outcome.cost, bench.spent()), (1, expected, expected), "{outcome:?}");
+    }
+    for (step, expected) in [
+        (status(429, None, true), MicroUsd::ZERO),
+        (status(529, None, true), MicroUsd::ZERO),
+        (status(500, None, true), full),
+        (status(503, None, false), full),
+        (Step::Fail(LlmError::Connect { reason: "c".into() }), MicroUsd::ZERO),
+        (Step::Fail(LlmError::Timeout { reason: "t".into() }), full),
+        (Step::Fail(LlmError::Malformed { reason: "m".into() }), full),
+        (Step::Fail(LlmError::Cut { reason: "r".into(), input: None }), full),
+        (Step::Fail(LlmError::Cut { reason: "r".into(), input: Some(input) }), exact),
+    ] {
+        let bench = Bench::new(PLENTY, [step, reply(MODEL)]);
+        let outcome = bench.call(1_000, 100).await;
+        let expected = MicroUsd(expected.0 + bench.prices().charge(MODEL, &USAGE).unwrap().0);
+        assert!(outcome.result.is_ok(), "{outcome:?}");
+        assert_eq!((outcome.attempts, outcome.cost, bench.spent()), (2, expected, expected));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_attempt_has_its_own_reservation_and_the_last_failure_is_kept() {
+    let steps = || status(500, None, true);
+    let bench = Bench::new(PLENTY, [steps(), steps(), steps()]);
+    let outcome = bench.call(1_000, 100).await;
+    match outcome.result {
+        Err(LlmError::Exhausted { attempts: 3, last }) => {
+            assert!(matches!(*last, LlmError::Status { status: 500, .. }));
+        }
+        other => panic!("{other:?}"),
+    }
+    let ids: Vec<_> = bench.script.sent.lock().unwrap().iter().map(|sent| sent.0.clone()).collect();
+    assert_eq!(ids, ["j:plan:1:1:1", "j:plan:1:1:2", "j:plan:1:1:3"]);
+    assert_eq!(outcome.cost, MicroUsd(3 * bench.worst(1_000).0));
+    assert_eq!(bench.spent(), outcome.cost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_named_delay_is_waited_for_and_a_long_one_is_handed_to_the_caller() {
+    let bench = Bench::new(PLENTY, [status(429, Some(60), true), reply(MODEL)]);
+    let start = tokio::time::Instant::now();
+    assert!(bench.call(1_000, 100).await.result.is_ok());
+    assert!(start.elapsed() >= Duration::from_secs(60));
+
+    let bench = Bench::new(PLENTY, [status(429, Some(61), true)]);
+    let start = tokio::time::Instant::now();
+    let error = bench.call(1_000, 100).await.result.unwrap_err();
+    assert_eq!(error.retry(), Retry::After(Duration::from_secs(61)));
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(bench.spent(), MicroUsd::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_does_not_fit_is_made_smaller_not_its_reservation() {
+    let bench = Bench::new(PLENTY, [reply(MODEL)]);
+    let limit = bench.worst(2_000).0 + 4;
+    let bench = Bench::new(limit, [reply(MODEL)]);
+    assert!(bench.call(8_000, 1_000).await.result.is_ok());
+    let sent = bench.script.sent.lock().unwrap()[0].clone();
+    assert_eq!((sent.1, sent.2), (2_000, bench.worst(2_000)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn below_the_minimum_nothing_is_sent_and_nothing_is_tried_again() {
+    let limit = Bench::new(PLENTY, []).worst(1_000).0 - 1;
+    let bench = Bench::new(limit, []);
+    let outcome = bench.call(8_000, 1_000).await;
+    match outcome.result {
+        Err(LlmError::BudgetRefused { needed, available }) => {
+            assert_eq!(available, MicroUsd(limit));
+            assert!(needed > available && needed <= bench.worst(1_000), "{needed} of {available}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((outcome.attempts, outcome.cost, bench.sent()), (0, MicroUsd::ZERO, 0));
+    assert_eq!(bench.spent(), MicroUsd::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_attempt_that_no_longer_fits_is_refused_but_the_first_is_on_the_bill() {
+    let full = Bench::new(PLENTY, []).worst(1_000);
+    let bench = Bench::new(full.0 + 10, [status(500, None, true)]);
+    let outcome = bench.call(1_000, 1_000).await;
+    assert!(matches!(outcome.result, Err(LlmError::BudgetRefused { .. })), "{outcome:?}");
+    assert_eq!((outcome.attempts, outcome.cost, bench.spent()), (1, full, full));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_ledger_or_a_price_no_call_is_made() {
+    let bench = Bench::new(PLENTY, []);
+    bench.ledger.be_away_for(100);
+    let outcome = bench.call(1_000, 100).await;
+    assert!(matches!(outcome.result, Err(LlmError::Ledger(BackendError::Unavailable { .. }))), "{outcome:?}");
+    assert_eq!((outcome.attempts, bench.sent()), (0, 0));
+
+    let bench = Bench::new(PLENTY, []);
+    let unknown = LlmRequest { model: "nobody-knows".into(), ..request(1_000) };
+    let outcome = bench.metered.call(unknown, &context(), 100, &bench.cancel).await;
+    assert!(matches!(outcome.result, Err(LlmError::Unsupported(_))), "{outcome:?}");
+    assert_eq!((outcome.attempts, bench.sent()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_beyond_its_worst_case_is_recorded_and_freezes_spending() {
+    let usage = Some(Usage { output: 100_000, ..USAGE });
+    let bench = Bench::new(PLENTY, [Step::Reply { model: MODEL, usage }]);
+    let outcome = bench.call(1_000, 100).await;
+    let true_cost = bench.prices().charge(MODEL, &usage.unwrap()).unwrap();
+    assert!(true_cost > bench.worst(1_000));
+    assert_eq!((outcome.cost, bench.spent()), (true_cost, true_cost));
+    assert!(matches!(bench.call(1_000, 100).await.result, Err(LlmError::Frozen { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_call_is_charged_in_full() {
+    let bench = Bench::new(PLENTY, [Step::Hang]);
+    let call = bench.call(1_000, 100);
+    assert!(tokio::time::timeout(Duration::from_secs(1), call).await.is_err());
+    bench.metered.treasurer().drain().await;
+    assert_eq!(bench.sent(), 1);
+    assert_eq!(bench.spent(), bench.worst(1_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_call_is_charged_in_full_and_a_cancelled_start_costs_nothing() {
+    let bench = Bench::new(PLENTY, [Step::Hang]);
+    let cancel = bench.cancel.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cancel.cancel();
+    });
+    let outcome = bench.call(1_000, 100).await;
+    assert!(matches!(outcome.result, Err(LlmError::Cancelled)), "{outcome:?}");
+    assert_eq!((outcome.cost, bench.spent()), (bench.worst(1_000), bench.worst(1_000)));
+
+    let outcome = bench.call(1_000, 100).await;
+    assert!(matches!(outcome.result, Err(LlmError::Cancelled)), "{outcome:?}");
+    assert_eq!((outcome.attempts, bench.sent()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelling_during_a_delay_ends_the_call_at_once() {
+    let bench = Bench::new(PLENTY, [status(429, Some(50), true)]);
+    let cancel = bench.cancel.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        cancel.cancel();
+    });
+    let start = tokio::time::Instant::now();
+    assert!(matches!(bench.call(1_000, 100).await.result, Err(LlmError::Cancelled)));
+    assert_eq!(start.elapsed(), Duration::from_secs(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_call_outlives_its_reservation() {
+    let bench = Bench::new(PLENTY, [Step::Hang, reply(MODEL)]);
+    let start = tokio::time::Instant::now();
+    let outcome = bench.call(1_000, 100).await;
+    assert!(outcome.result.is_ok());
+    assert!(start.elapsed() > TIMEOUT && start.elapsed() < TIMEOUT + LEASE_MARGIN);
+    assert!(bench.spent() > bench.worst(1_000));
+}
