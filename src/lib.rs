@@ -1,5 +1,6 @@
 //! CodeSwarm: a written proposal in, a working code base out, never a cent over budget.
 
+pub mod agent;
 pub mod backend;
 pub mod budget;
 pub mod clock;
