@@ -249,7 +249,7 @@ fn task_edges(plan: &FeaturePlan, needs: &[Vec<Need>]) -> Result<(), ProtocolErr
 
 /// `name(i)` depends on `name(j)` for each `j` in `edges[i]`.
 fn acyclic<'a>(field: &str, edges: &[Vec<usize>], name: impl Fn(usize) -> &'a str) -> Result<(), ProtocolError> {
-    match find_cycle(edges) {
+    match find_cycle(edges.len(), 0..edges.len(), |node, k| edges[node].get(k).copied()) {
         None => Ok(()),
         Some(cycle) => {
             let names: Vec<&str> = cycle.into_iter().map(name).collect();
