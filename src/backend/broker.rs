@@ -58,8 +58,7 @@ pub struct Outgoing {
     pub body: Bytes,
 }
 
-/// Largest message body (REQUIREMENTS B2); larger payloads travel as artifacts.
-pub const MAX_MESSAGE_BYTES: usize = 10 * 1024 * 1024;
+pub use crate::protocol::validate::MAX_MESSAGE_BYTES;
 
 /// Names one delivery of one message; valid until it is disposed of or its lease ends.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
