@@ -1,2 +1,9 @@
-//! placeholder
-fn main() {}
+//! The `feature-coordinator` worker: plans the tasks of one feature.
+//!
+//! A few lines over the library's worker runtime, so that every agent type can be scaled on its own.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    codeswarm::cli::worker_main("feature-coordinator")
+}

@@ -131,7 +131,7 @@ fn known_agents(plan: &FeaturePlan, agents: &[AgentType]) -> Result<(), Rejectio
     let unknown = |name: &str| !agents.is_empty() && !agents.iter().any(|agent| agent.as_str() == name);
     match plan.tasks.iter().position(|task| unknown(&task.agent)) {
         None => Ok(()),
-        Some(index) => Err(Rejection::Invalid(ProtocolError {
+        Some(index) => Err(Rejection::Invalid(ProtocolError::Field {
             field: format!("tasks[{index}].agent"),
             why: format!(
                 "{:?} is not an agent type of this fleet; use one of {}",

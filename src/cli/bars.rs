@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::live::Watched;
 use super::screen::printable;
 use crate::clock::Timestamp;
-use crate::job::JobStatus;
+use crate::job::{FeatureRollup, JobStatus};
 use crate::protocol::FeatureId;
 
 /// More features than this share one bar: a screen has only so many lines.
@@ -20,7 +20,7 @@ pub(super) struct Bars {
     total: ProgressBar,
     features: BTreeMap<FeatureId, ProgressBar>,
     started: Option<Timestamp>,
-    done_at_start: usize,
+    done_at_start: u32,
 }
 
 impl Bars {
@@ -29,7 +29,7 @@ impl Bars {
         let total = all.add(ProgressBar::new(1));
         total.set_style(style("{spinner} {bar:24} {pos}/{len} {wide_msg}"));
         total.enable_steady_tick(Duration::from_millis(125));
-        let done_at_start = watched.job.totals().succeeded;
+        let done_at_start = watched.job.totals().all.succeeded;
         Self { all, total, features: BTreeMap::new(), started: None, done_at_start }
     }
 
@@ -52,24 +52,24 @@ impl Bars {
     pub(super) fn update(&mut self, watched: &Watched, now: Timestamp) {
         let job = &watched.job;
         let started = *self.started.get_or_insert(now);
-        let features = job.features();
+        let features: Vec<FeatureRollup<'_>> = job.features().collect();
         if features.len() <= MAX_BARS {
             for feature in &features {
-                let bar = self.features.entry(feature.id.clone()).or_insert_with(|| {
+                let bar = self.features.entry(feature.spec.id.clone()).or_insert_with(|| {
                     let bar = self.all.insert_before(&self.total, ProgressBar::new(1));
                     bar.set_style(style("  {prefix:20!} {bar:24} {pos:>3}/{len:3} {wide_msg}"));
-                    bar.set_prefix(printable(feature.id.as_str()));
+                    bar.set_prefix(printable(feature.spec.id.as_str()));
                     bar
                 });
-                bar.set_length(feature.total.max(1) as u64);
-                bar.set_position(feature.succeeded as u64);
+                bar.set_length(u64::from(feature.counts.total.max(1)));
+                bar.set_position(u64::from(feature.counts.succeeded));
                 bar.set_message(note(feature));
             }
         }
-        let totals = job.totals();
-        self.total.set_length(totals.total.max(1) as u64);
-        self.total.set_position(totals.succeeded as u64);
-        let running = job.in_flight().count();
+        let totals = job.totals().all;
+        self.total.set_length(u64::from(totals.total.max(1)));
+        self.total.set_position(u64::from(totals.succeeded));
+        let running = job.in_flight().len();
         let doing = match job.status() {
             JobStatus::Submitted | JobStatus::Planning => "planning, ",
             JobStatus::AwaitingApproval => "waiting for approval, ",
@@ -82,26 +82,25 @@ impl Bars {
     }
 
     /// Extrapolates from what this process has seen; nothing sensible can be said before all plans are in.
-    fn time_left(&self, done: usize, total: usize, elapsed: Duration) -> String {
+    fn time_left(&self, done: u32, total: u32, elapsed: Duration) -> String {
         let fresh = done.saturating_sub(self.done_at_start);
         if fresh < 3 || done >= total {
             return String::new();
         }
-        let per_task = elapsed / u32::try_from(fresh).unwrap_or(u32::MAX);
-        let left = per_task * u32::try_from(total - done).unwrap_or(u32::MAX);
+        let left = elapsed / fresh * (total - done);
         format!(", about {} left", clock(left))
     }
 }
 
-fn note(feature: &crate::job::FeatureRollup) -> String {
+fn note(feature: &FeatureRollup<'_>) -> String {
     let mut notes = Vec::new();
-    if feature.running > 0 {
-        notes.push(format!("{} running", feature.running));
+    if feature.counts.running > 0 {
+        notes.push(format!("{} running", feature.counts.running));
     }
-    if feature.dead + feature.skipped > 0 {
-        notes.push(format!("{} given up", feature.dead + feature.skipped));
+    if feature.counts.dead + feature.counts.skipped > 0 {
+        notes.push(format!("{} given up", feature.counts.dead + feature.counts.skipped));
     }
-    if feature.committed {
+    if feature.committed.is_some_and(|commit| commit.complete) {
         notes.push("written".into());
     }
     notes.join(", ")

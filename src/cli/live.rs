@@ -24,12 +24,13 @@ pub(super) struct Watched {
     pub(super) job: Job,
     seq: u64,
     limit: MicroUsd,
+    estimate: MicroUsd,
 }
 
 impl Watched {
     /// Folds the whole log of `id`.
     pub(super) async fn load(backend: &Backend, id: &JobId) -> Result<Self, Failure> {
-        let mut watched = Self { job: Job::new(id.clone()), seq: 0, limit: MicroUsd::ZERO };
+        let mut watched = Self { job: Job::new(id.clone()), seq: 0, limit: MicroUsd::ZERO, estimate: MicroUsd::ZERO };
         watched.refresh(backend).await?;
         Ok(watched)
     }
@@ -52,6 +53,7 @@ impl Watched {
                 match &recorded.event {
                     Event::JobSubmitted { budget, .. } => self.limit = *budget,
                     Event::BudgetChanged { limit } => self.limit = *limit,
+                    Event::ApprovalRequested { estimate } => self.estimate = *estimate,
                     _ => {}
                 }
                 news.push(recorded);
@@ -64,9 +66,14 @@ impl Watched {
         self.limit
     }
 
+    /// Expected cost of the work that waits for approval.
+    pub(super) const fn estimate(&self) -> MicroUsd {
+        self.estimate
+    }
+
     /// Where the job's replies come from.
     pub(super) fn origin(&self) -> Option<&Origin> {
-        self.job.submitted().map(|submitted| &submitted.origin)
+        self.job.submission().map(|submission| &submission.origin)
     }
 
     /// Says so when nothing is left to do.
@@ -178,10 +185,10 @@ pub(super) fn describe(watched: &Watched, recorded: &RecordedEvent) -> Option<St
         Event::TaskDispatched { .. } | Event::JobEnded { .. } => return None,
         Event::TaskSucceeded { task, cost, duration_ms, .. } => {
             let task = job.task(task)?;
-            let totals = job.totals();
+            let files = job.totals().files;
             let took = format!("{cost}, {:.1} s, {}", seconds(*duration_ms), task.agent);
             match &task.kind {
-                TaskKind::File { path, .. } => format!("[{}/{}] {path} ({took})", totals.succeeded, totals.total),
+                TaskKind::File { path, .. } => format!("[{}/{}] {path} ({took})", files.succeeded, files.total),
                 TaskKind::FeaturePlan { feature, .. } => format!("planned feature {feature} ({took})"),
                 TaskKind::Plan { .. } => format!("planned the job ({took})"),
             }

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 pub use failure::{Exit, Failure};
-pub use worker::worker_main;
+pub use worker::{coordinator_main, worker_main};
 
 use args::{Cli, Command};
 use screen::Screen;

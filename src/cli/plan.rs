@@ -5,8 +5,6 @@ use std::io::BufRead;
 use super::Failure;
 use super::live::Watched;
 use super::screen::Screen;
-use crate::job::JobStatus;
-use crate::protocol::{MicroUsd, TaskKind};
 
 /// Shows the plan with its expected cost and asks. Anything but yes means no.
 pub(super) async fn ask(screen: &Screen, watched: &Watched) -> Result<bool, Failure> {
@@ -30,25 +28,18 @@ pub(super) async fn ask(screen: &Screen, watched: &Watched) -> Result<bool, Fail
 pub(super) fn render(screen: &Screen, watched: &Watched) -> String {
     let job = &watched.job;
     let mut text = String::new();
-    if let Some((plan, _)) = job.plan() {
+    if let Some(plan) = job.plan() {
         text.push_str(&format!("\n{}\n{}\n", screen.bold(&plan.name), plan.summary));
         for feature in &plan.features {
             let needs: Vec<&str> = feature.depends_on.iter().map(|id| id.as_str()).collect();
             let after = if needs.is_empty() { String::new() } else { format!(", after {}", needs.join(", ")) };
             text.push_str(&format!("\n{} ({}{after})\n", screen.bold(feature.id.as_str()), feature.priority.as_str()));
-            for task in job.tasks() {
-                if let TaskKind::File { feature: owner, path } = &task.kind
-                    && *owner == feature.id
-                {
-                    text.push_str(&format!("  {path:<40} {:<12} {}\n", task.agent, task.title));
-                }
+            for task in job.feature_tasks(&feature.id) {
+                text.push_str(&format!("  {:<40} {:<12} {}\n", task.path().unwrap_or_default(), task.agent, task.title));
             }
         }
     }
-    let estimate = match job.status() {
-        JobStatus::AwaitingApproval => job.estimate().unwrap_or(MicroUsd::ZERO),
-        _ => MicroUsd::ZERO,
-    };
+    let estimate = watched.estimate();
     let spent = job.cost();
     text.push_str(&format!("\nSpent on planning: {spent}. Expected for the rest: about {estimate}. "));
     text.push_str(&format!("Never more than the budget: {}.\n", watched.limit()));

@@ -7,7 +7,7 @@ use super::screen::Screen;
 use super::{Exit, Failure};
 use crate::backend::{Backend, Balance, Scope};
 use crate::job::JobStatus;
-use crate::protocol::{JobOutcome, Origin, TaskKind};
+use crate::protocol::{JobOutcome, Origin};
 
 /// The end of a job, or of a run that was interrupted.
 pub(super) struct Summary<'a> {
@@ -37,15 +37,15 @@ impl<'a> Summary<'a> {
         }
     }
 
-    fn files(&self) -> (usize, usize) {
-        let files = self.watched.job.tasks().filter(|task| matches!(task.kind, TaskKind::File { .. }));
-        files.fold((0, 0), |(done, all), task| (done + usize::from(task.receipt.is_some()), all + 1))
+    fn files(&self) -> (u32, u32) {
+        let files = self.watched.job.totals().files;
+        (files.succeeded, files.total)
     }
 
     /// Time the calls would have taken one after the other, and the time they took, in milliseconds.
     fn times_ms(&self) -> (u64, u64) {
         let job = &self.watched.job;
-        (job.sequential_duration_ms(), job.active_duration_ms())
+        (job.sequential_duration_ms(), self.watched.active_ms())
     }
 
     fn headline(&self) -> (&'static str, String) {
@@ -58,7 +58,7 @@ impl<'a> Summary<'a> {
                     JobOutcome::Failed => "failed",
                     JobOutcome::Cancelled => "cancelled",
                 };
-                (name, self.watched.job.end_reason().unwrap_or_default().to_owned())
+                (name, self.watched.job.end().map(|(_, reason, _)| reason.to_owned()).unwrap_or_default())
             }
             _ => ("interrupted", "the job goes on where it stopped when it is resumed".into()),
         }
@@ -73,7 +73,7 @@ impl<'a> Summary<'a> {
         if !reason.is_empty() && name != "completed" {
             lines.push(format!("  reason         {reason}"));
         }
-        if let Some(submitted) = job.submitted() {
+        if let Some(submitted) = job.submission() {
             lines.push(format!("  files          {done} of {all} in {}", submitted.settings.output));
         }
         let limit = self.balance.limit.unwrap_or(self.watched.limit());
@@ -87,9 +87,9 @@ impl<'a> Summary<'a> {
                 seconds(sequential)
             ));
         }
-        let path = job.critical_path();
+        let (path, _) = job.critical_path();
         if path.len() > 1 {
-            let shown: Vec<String> = path.iter().map(|id| job.task(id).map_or_else(|| id.to_string(), |task| task.label())).collect();
+            let shown: Vec<String> = path.iter().map(|id| job.task(id).and_then(|task| task.path()).unwrap_or(id.as_str()).to_owned()).collect();
             lines.push(format!("  critical path  {}", shown.join(" > ")));
         }
         for warning in job.warnings() {
@@ -122,13 +122,13 @@ impl<'a> Summary<'a> {
             "outcome": name.replace(' ', "-"),
             "reason": reason,
             "exit_code": self.exit() as u8,
-            "output": job.submitted().map(|submitted| &submitted.settings.output),
+            "output": job.submission().map(|submission| &submission.settings.output),
             "files": {"finished": done, "planned": all},
             "cost_micro_usd": self.balance.spent,
             "budget_micro_usd": self.balance.limit,
             "active_ms": active,
             "sequential_ms": sequential,
-            "critical_path": job.critical_path(),
+            "critical_path": job.critical_path().0,
             "warnings": job.warnings(),
             "origin": self.watched.origin(),
         })

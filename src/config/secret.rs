@@ -63,7 +63,10 @@ impl ApiKey {
                     Ok(true) => std::fs::read_to_string(path)
                         .map_err(|error| fault(format!("cannot read {}: {error}", path.display())))?,
                     Ok(false) => {
-                        return Err(fault(format!("{} is not a file of at most {MAX_KEY_BYTES} bytes", path.display())));
+                        return Err(fault(format!(
+                            "{} is not a file of at most {MAX_KEY_BYTES} bytes",
+                            path.display()
+                        )));
                     }
                     Err(error) => return Err(fault(format!("cannot read {}: {error}", path.display()))),
                 }

@@ -49,7 +49,7 @@ impl Coordinator {
     /// Asks a person once all plans are in.
     fn request_approval(&mut self, id: &JobId, now: Timestamp) -> Result<(), CoordinatorError> {
         let Some(running) = self.jobs.get_mut(id) else { return Ok(()) };
-        if running.job.needs_approval_request() {
+        if running.job.approval_due() {
             let estimate = self.options.estimator.remaining(&running.job);
             running.stage(Decision::RequestApproval { estimate }, now)?;
         }
@@ -60,8 +60,8 @@ impl Coordinator {
     async fn end(&mut self, id: &JobId, now: Timestamp) -> Result<(), CoordinatorError> {
         let Some(running) = self.jobs.get_mut(id) else { return Ok(()) };
         let Some(ending) = &running.ending else { return Ok(()) };
-        let waits_for_calls = running.job.in_flight().next().is_some() && now < ending.deadline;
-        if waits_for_calls || running.committing || !running.job.uncommitted_features().is_empty() {
+        let waits_for_calls = running.job.in_flight().len() > 0 && now < ending.deadline;
+        if waits_for_calls || running.committing || !running.job.uncommitted().is_empty() {
             return Ok(());
         }
         let (outcome, reason) = (ending.outcome, ending.reason.clone());
@@ -85,8 +85,7 @@ fn note_end(running: &mut Running, now: Timestamp) {
         return;
     }
     let deadline = now.after(END_GRACE);
-    if let Some(reason) = running.job.fatal() {
-        let reason = reason.to_owned();
+    if let Some(reason) = running.fatal.clone() {
         running.ending = Some(Ending { outcome: JobOutcome::Failed, reason, deadline });
     } else if let Some((outcome, reason)) = running.job.natural_end() {
         running.ending = Some(Ending { outcome, reason, deadline });
@@ -97,7 +96,7 @@ fn note_end(running: &mut Running, now: Timestamp) {
 
 /// Why money stops the job: nothing runs, nothing waits for a retry, and every ready task was refused.
 fn out_of_money(running: &mut Running, now: Timestamp) -> Option<String> {
-    if running.unaffordable.is_empty() || running.job.in_flight().next().is_some() || running.job.next_retry_at().is_some() {
+    if running.unaffordable.is_empty() || running.job.in_flight().len() > 0 || running.job.next_retry_at().is_some() {
         return None;
     }
     // Refused only because others held reservations at that time: worth another try now that nobody does.

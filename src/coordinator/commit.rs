@@ -9,7 +9,7 @@ use super::{Coordinator, CoordinatorError};
 use crate::backend::{Artifacts, BackendError};
 use crate::clock::Timestamp;
 use crate::error::report;
-use crate::job::Decision;
+use crate::job::{Decision, Task};
 use crate::protocol::{ArtifactRef, FeatureId, JobId, JobOutcome, TaskId};
 use crate::workspace::{CommitReport, FeatureCommit, OutputMode, Workspace, WorkspaceError};
 
@@ -102,24 +102,30 @@ fn fail(running: &mut Running, feature: &FeatureId, error: &CommitError, now: Ti
 fn next_order(running: &Running) -> Option<CommitOrder> {
     let complete = running.job.commit_ready().into_iter().next();
     let is_ending = running.ending.as_ref().is_some_and(|Ending { outcome, .. }| *outcome != JobOutcome::Completed);
-    let calls_are_in = is_ending && running.job.in_flight().next().is_none();
+    let calls_are_in = is_ending && running.job.in_flight().len() == 0;
     let (feature, complete) = match complete {
         Some(feature) => (feature, true),
-        None if calls_are_in => (running.job.uncommitted_features().into_iter().next()?, false),
+        None if calls_are_in => (running.job.uncommitted().into_iter().next()?, false),
         None => return None,
     };
-    let settings = &running.job.submitted()?.settings;
-    let title = running.job.feature(&feature).map(|spec| spec.name.clone()).unwrap_or_default();
+    let settings = &running.job.submission()?.settings;
+    let title = running.job.feature(&feature).map(|feature| feature.spec.name.clone()).unwrap_or_default();
     Some(CommitOrder {
         job: running.id.clone(),
         output: settings.output.clone(),
         mode: if settings.git { OutputMode::Git } else { OutputMode::Directory },
         workspace: running.workspace.clone(),
-        files: running.job.finished_files(&feature),
+        files: finished_files(running, &feature),
         feature,
         title,
         complete,
     })
+}
+
+/// What there is of a feature's files.
+fn finished_files(running: &Running, feature: &FeatureId) -> Vec<(String, ArtifactRef, TaskId)> {
+    let file = |task: &Task| Some((task.path()?.to_owned(), task.receipt.as_ref()?.artifact.clone(), task.id.clone()));
+    running.job.feature_tasks(feature).filter_map(file).collect()
 }
 
 async fn carry_out(artifacts: Arc<dyn Artifacts>, order: CommitOrder) -> Result<(Arc<Workspace>, CommitReport), CommitError> {

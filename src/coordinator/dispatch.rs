@@ -6,7 +6,7 @@ use super::running::Running;
 use super::{Coordinator, CoordinatorError};
 use crate::backend::{Backend, BackendError, Outgoing, Queue};
 use crate::job::{Decision, Task};
-use crate::protocol::{ArtifactRef, ContextFile, Envelope, FailureKind, InstanceId, JobId, MessageKind, Recipient, TaskId, TaskMessage};
+use crate::protocol::{Envelope, FailureKind, InstanceId, JobId, MessageKind, Recipient, TaskId, TaskMessage};
 use crate::schedule::{self, Candidate, Capacity, InFlight};
 use crate::worker::{CARD_PREFIX, WorkerCard};
 
@@ -91,28 +91,24 @@ pub(super) fn message(
 
 fn task_message(running: &Running, task: &Task) -> Result<TaskMessage, CoordinatorError> {
     let job = &running.job;
-    let submitted = job.submitted().ok_or_else(|| CoordinatorError::UnknownJob { job: running.id.clone() })?;
+    let submitted = job.submission().ok_or_else(|| CoordinatorError::UnknownJob { job: running.id.clone() })?;
     let files = job.dependency_files(&task.id);
     // Only what the model itself got wrong is worth telling it.
     let feedback = task.last_failure.as_ref().filter(|failure| failure.kind == FailureKind::Rejected);
     Ok(TaskMessage {
         job: running.id.clone(),
         task: task.id.clone(),
-        attempt: task.attempt(),
+        attempt: task.attempt,
         agent: task.agent.clone(),
         priority: task.priority,
         kind: task.kind.clone(),
         proposal: submitted.proposal.clone(),
-        plan: job.plan().map(|(_, artifact)| artifact.clone()),
+        plan: job.plan_artifact().cloned(),
         title: task.title.clone(),
         instructions: task.instructions.clone(),
-        dependencies: context(files.direct),
-        interfaces: context(files.indirect),
+        dependencies: files.direct,
+        interfaces: files.indirect,
         feedback: feedback.map(|failure| failure.message.clone()),
         estimated_tokens: task.estimated_tokens,
     })
-}
-
-fn context(files: Vec<(String, ArtifactRef)>) -> Vec<ContextFile> {
-    files.into_iter().map(|(path, artifact)| ContextFile { path, artifact }).collect()
 }

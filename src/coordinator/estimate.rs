@@ -36,16 +36,15 @@ impl Estimator {
     /// Expected cost of every task that has not succeeded yet. Tasks of unknown price count as nothing.
     #[must_use]
     pub fn remaining(&self, job: &Job) -> MicroUsd {
-        let head = job.plan().map_or(0, |(_, artifact)| artifact.bytes / BYTES_PER_TOKEN);
-        job.tasks().filter(|task| task.receipt.is_none()).map(|task| self.task(job, task, head)).sum()
+        let head = job.plan_artifact().map_or(0, |artifact| artifact.bytes / BYTES_PER_TOKEN);
+        job.tasks().iter().filter(|task| task.receipt.is_none()).map(|task| self.task(job, task, head)).sum()
     }
 
     fn task(&self, job: &Job, task: &Task, head_tokens: u64) -> MicroUsd {
         let Ok(role) = self.roles.get(&task.agent) else { return MicroUsd::ZERO };
         let (context, output) = match task.kind {
             TaskKind::File { .. } => {
-                let needed = job.needed_tasks(&task.id).map(|needed| u64::from(needed.estimated_tokens)).sum::<u64>();
-                (needed, u64::from(task.estimated_tokens) + THINKING_TOKENS)
+                (u64::from(job.direct_needs_tokens(&task.id)), u64::from(task.estimated_tokens) + THINKING_TOKENS)
             }
             _ => (0, PLAN_TOKENS),
         };

@@ -45,6 +45,11 @@ impl Coordinator {
         };
         let retry_at = retry_at(&result, failures, &self.options.retry, now);
         note_money(running, &result);
+        if let TaskOutcome::Failed { failure } = &result.outcome
+            && failure.kind == FailureKind::Fatal
+        {
+            running.fatal = Some(failure.message.clone());
+        }
         running.stage(Decision::Accept { result: Box::new(result), product, retry_at }, now)?;
         Ok(Ok(()))
     }
@@ -145,7 +150,7 @@ fn check_product(running: &Running, kind: &TaskKind, artifact: &ArtifactRef, byt
         }
         TaskKind::FeaturePlan { feature, tasks } => {
             let plan: FeaturePlan = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-            let (whole, _) = running.job.plan().ok_or("the strategic plan is missing")?;
+            let whole = running.job.plan().ok_or("the strategic plan is missing")?;
             let spec = whole.features.iter().find(|f| f.id == *feature).ok_or("the feature is not in the strategic plan")?;
             validate::feature_plan(&plan, spec, whole, *tasks).map_err(|error| error.to_string())?;
             running.job.check_feature_plan(feature, &plan).map_err(|error| error.to_string())?;

@@ -42,6 +42,8 @@ pub(super) struct Running {
     pub(super) unaffordable: HashSet<TaskId>,
     /// Set while the job is being brought to an end.
     pub(super) ending: Option<Ending>,
+    /// What no task of this job can get past: a wrong key, an unknown model.
+    pub(super) fatal: Option<String>,
     /// The spending warning was raised.
     pub(super) warned: bool,
     /// Cost at which the balance was looked at last, in micro-dollars.
@@ -78,6 +80,7 @@ impl Running {
             waiting_for_money: HashSet::new(),
             unaffordable: HashSet::new(),
             ending: None,
+            fatal: None,
             warned,
             balance_seen_at: 0,
         };

@@ -131,6 +131,11 @@ impl Parts {
     }
 }
 
+/// Expected costs without a provider, for a process that calls none.
+pub(super) fn estimator(settings: &Settings, base: &Path) -> Result<Arc<Estimator>, FleetError> {
+    Ok(Arc::new(Estimator::new(Arc::new(PriceTable::builtin()?), role_book(settings, base)?)))
+}
+
 fn role_book(settings: &Settings, base: &Path) -> Result<RoleBook, FleetError> {
     let mut book = RoleBook::builtin(&settings.llm.model);
     for agent in AgentType::builtin() {

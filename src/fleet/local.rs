@@ -1,5 +1,6 @@
 //! Coordinator and worker as tasks of one process: what `codeswarm run` starts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -8,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{FleetError, Parts};
 use crate::backend::Backend;
 use crate::config::Settings;
-use crate::coordinator::{Coordinator, CoordinatorOptions, Lead};
+use crate::coordinator::{Coordinator, CoordinatorOptions, Estimator, Lead};
 use crate::protocol::InstanceId;
 use crate::resilience::RetryPolicy;
 use crate::worker::{Worker, WorkerError, WorkerOptions};
@@ -32,6 +33,7 @@ pub struct LocalFleet {
     worker: JoinHandle<Result<(), WorkerError>>,
     stop_coordinator: CancellationToken,
     stop_worker: CancellationToken,
+    abort: CancellationToken,
     parts: Parts,
 }
 
@@ -41,7 +43,7 @@ impl LocalFleet {
     /// # Errors
     /// [`FleetError`] when another coordinator leads these stores, or they fail.
     pub async fn start(backend: &Backend, parts: Parts, settings: &Settings, options: LocalOptions) -> Result<Self, FleetError> {
-        let coordinator = Coordinator::elect(backend.clone(), coordinator_options(&parts, settings, &options)).await?;
+        let coordinator = Coordinator::elect(backend.clone(), coordinator_options(parts.estimator(), settings, &options)).await?;
         let worker_options = WorkerOptions {
             instance: options.instance,
             agents: parts.agents(),
@@ -50,18 +52,26 @@ impl LocalFleet {
         };
         let worker = Worker::new(backend.clone(), worker_options, parts.executor(backend));
         let (stop_coordinator, stop_worker) = (CancellationToken::new(), CancellationToken::new());
+        let abort = worker.abort_handle();
         let worker = tokio::spawn(worker.run(stop_worker.clone()));
         let stop = stop_coordinator.clone();
         let coordinator = tokio::spawn(async move { coordinator.run(stop).await.map_err(FleetError::from) });
-        Ok(Self { coordinator, worker, stop_coordinator, stop_worker, parts })
+        Ok(Self { coordinator, worker, stop_coordinator, stop_worker, abort, parts })
     }
 
-    /// Asks the worker to finish what it is doing and take nothing new.
-    pub fn drain(&self) {
-        self.stop_worker.cancel();
+    /// Cancelling this asks the worker to finish what it is doing and take nothing new.
+    #[must_use]
+    pub fn drain_handle(&self) -> CancellationToken {
+        self.stop_worker.clone()
     }
 
-    /// Waits until the job has ended, or [`LocalFleet::drain`] was called and the running calls are in. Then everything is
+    /// Cancelling this as well cuts running calls off; they are charged in full.
+    #[must_use]
+    pub fn abort_handle(&self) -> CancellationToken {
+        self.abort.clone()
+    }
+
+    /// Waits until the job has ended, or [`LocalFleet::drain_handle`] was cancelled and the running calls are in. Then everything is
     /// settled, reported and stopped.
     ///
     /// # Errors
@@ -86,7 +96,7 @@ impl LocalFleet {
 }
 
 /// The coordinator's options as the settings say.
-pub(super) fn coordinator_options(parts: &Parts, settings: &Settings, options: &LocalOptions) -> CoordinatorOptions {
+pub(super) fn coordinator_options(estimator: Arc<Estimator>, settings: &Settings, options: &LocalOptions) -> CoordinatorOptions {
     CoordinatorOptions {
         instance: options.instance.clone(),
         lead: options.lead.clone(),
@@ -97,6 +107,6 @@ pub(super) fn coordinator_options(parts: &Parts, settings: &Settings, options: &
             ..RetryPolicy::default()
         },
         warn_percent: settings.budget.warn_percent,
-        estimator: parts.estimator(),
+        estimator,
     }
 }

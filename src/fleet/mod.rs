@@ -3,10 +3,12 @@
 //! `codeswarm run` is nothing special: it starts the same coordinator and the same worker that the other programs start
 //! alone, on the same stores. This room only wires and supervises; it must never decide what a job does.
 
+mod alone;
 mod assemble;
 mod error;
 mod local;
 
+pub use alone::{serve, work};
 pub use assemble::{Parts, Replay};
 pub use error::FleetError;
 pub use local::{LocalFleet, LocalOptions};

@@ -57,6 +57,18 @@ pub enum Next {
 }
 
 impl RetryPolicy {
+    /// For steps on our own stores: many short tries, about ten seconds in all.
+    #[must_use]
+    pub const fn store() -> Self {
+        Self {
+            attempts: 8,
+            first_delay: Duration::from_millis(50),
+            max_delay: Duration::from_secs(3),
+            longest_honoured_wait: Duration::from_secs(3),
+            jitter: 0.25,
+        }
+    }
+
     /// The wait before the attempt after number `failed` (from 1), jitter included, never above
     /// [`RetryPolicy::max_delay`].
     #[must_use]

@@ -73,13 +73,22 @@ fn window(slots: u64, prefetch_percent: u32) -> u64 {
 
 /// Chooses which candidates go out now, in the order in which they should.
 #[must_use]
-pub fn choose<J: Ord>(mut candidates: Vec<Candidate<J>>, capacity: &Capacity, mut out: InFlight, prefetch_percent: u32) -> Vec<Candidate<J>> {
+pub fn choose<J: Ord>(
+    mut candidates: Vec<Candidate<J>>,
+    capacity: &Capacity,
+    mut out: InFlight,
+    prefetch_percent: u32,
+) -> Vec<Candidate<J>> {
     let room = window(capacity.total, prefetch_percent);
     if out.total >= room {
         return Vec::new();
     }
     candidates.sort_by(|a, b| {
-        a.priority.cmp(&b.priority).then(b.tail.cmp(&a.tail)).then_with(|| a.job.cmp(&b.job)).then_with(|| a.task.cmp(&b.task))
+        a.priority
+            .cmp(&b.priority)
+            .then(b.tail.cmp(&a.tail))
+            .then_with(|| a.job.cmp(&b.job))
+            .then_with(|| a.task.cmp(&b.task))
     });
     let mut chosen = Vec::new();
     for candidate in candidates {

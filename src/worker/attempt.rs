@@ -31,7 +31,8 @@ pub(super) struct Ran {
 impl Ran {
     /// A failure that cost nothing.
     pub(super) fn failed(kind: FailureKind, code: &str, message: impl Into<String>) -> Self {
-        let failure = TaskFailure { kind, code: code.to_owned(), message: message.into(), retry_after_ms: None, needed: None };
+        let failure =
+            TaskFailure { kind, code: code.to_owned(), message: message.into(), retry_after_ms: None, needed: None };
         Self { outcome: TaskOutcome::Failed { failure }, cost: MicroUsd::ZERO, usage: Usage::default() }
     }
 }
@@ -49,7 +50,7 @@ pub(super) async fn process(shared: &Shared, delivery: Delivery) {
         }
     };
     match claim::claim(backend.state.as_ref(), &backend.clock, &shared.options.instance, &message).await {
-        Ok(ClaimAnswer::Granted(claim)) => run(shared, delivery, message, claim).await,
+        Ok(ClaimAnswer::Granted(claim)) => run(shared, delivery, message, *claim).await,
         Ok(ClaimAnswer::Done(result)) => shared.reporter.report(Report { result: *result, tag: delivery.tag }).await,
         Ok(ClaimAnswer::HeldBy(holder)) => {
             tracing::debug!(%holder, task = %message.task, "attempt is held by another worker");

@@ -36,9 +36,9 @@ struct AttemptRecord {
 
 /// Answer to [`claim`].
 #[derive(Debug)]
-pub enum ClaimAnswer {
+pub(super) enum ClaimAnswer {
     /// The attempt is ours to run.
-    Granted(Claim),
+    Granted(Box<Claim>),
     /// It was run before; here is what came of it.
     Done(Box<TaskResult>),
     /// Somebody else is running it.
@@ -49,7 +49,7 @@ pub enum ClaimAnswer {
 
 /// The right to run one attempt and to report its outcome.
 #[derive(Debug)]
-pub struct Claim {
+pub(super) struct Claim {
     key: String,
     version: u64,
     record: AttemptRecord,
@@ -62,8 +62,7 @@ pub fn stop_key(job: &JobId) -> String {
 }
 
 /// Key of an attempt's record.
-#[must_use]
-pub fn attempt_key(message: &TaskMessage) -> String {
+fn attempt_key(message: &TaskMessage) -> String {
     format!("attempt/{}/{}/{}", message.job, message.task, message.attempt)
 }
 
@@ -76,7 +75,7 @@ fn instance_key(instance: &InstanceId) -> String {
 ///
 /// # Errors
 /// Whatever the state store answers. Losing a race is not an error but [`ClaimAnswer::HeldBy`].
-pub async fn claim(
+pub(super) async fn claim(
     state: &dyn StateStore,
     clock: &Clock,
     worker: &InstanceId,
@@ -87,23 +86,32 @@ pub async fn claim(
     if found.pop().flatten().is_some_and(|stop| stop.value.is_some()) {
         return Ok(ClaimAnswer::JobStopped);
     }
-    let (expected, claims) = match found.pop().flatten().and_then(|entry| entry.value.map(|value| (entry.version, value))) {
-        None => (Expected::Absent, 0),
-        Some((version, value)) => {
-            let record = decode(&key, &value)?;
-            if let Some(result) = record.outcome {
-                return Ok(ClaimAnswer::Done(Box::new(result)));
+    let (expected, claims) =
+        match found.pop().flatten().and_then(|entry| entry.value.map(|value| (entry.version, value))) {
+            None => (Expected::Absent, 0),
+            Some((version, value)) => {
+                let record = decode(&key, &value)?;
+                if let Some(result) = record.outcome {
+                    return Ok(ClaimAnswer::Done(Box::new(result)));
+                }
+                if record.lease_until > clock.now() && !is_dead(state, &record.worker).await? {
+                    return Ok(ClaimAnswer::HeldBy(record.worker));
+                }
+                (Expected::Version(version), record.claims)
             }
-            if record.lease_until > clock.now() && !is_dead(state, &record.worker).await? {
-                return Ok(ClaimAnswer::HeldBy(record.worker));
-            }
-            (Expected::Version(version), record.claims)
-        }
+        };
+    let record = AttemptRecord {
+        worker: worker.clone(),
+        claims: claims + 1,
+        lease_until: clock.now().after(CLAIM_LEASE),
+        outcome: None,
     };
-    let record = AttemptRecord { worker: worker.clone(), claims: claims + 1, lease_until: clock.now().after(CLAIM_LEASE), outcome: None };
     let write = Write { key: key.clone(), expected, value: Some(encode(&record)?) };
     match state.commit(worker, vec![write]).await {
-        Ok(versions) => Ok(ClaimAnswer::Granted(Claim { key, version: versions.first().copied().unwrap_or(1), record })),
+        Ok(versions) => {
+            let version = versions.first().copied().unwrap_or(1);
+            Ok(ClaimAnswer::Granted(Box::new(Claim { key, version, record })))
+        }
         Err(BackendError::Conflict { .. }) => Ok(ClaimAnswer::HeldBy(worker.clone())),
         Err(error) => Err(error),
     }
@@ -122,7 +130,7 @@ async fn is_dead(state: &dyn StateStore, instance: &InstanceId) -> Result<bool, 
 impl Claim {
     /// How often the attempt has been claimed, this claim included.
     #[must_use]
-    pub const fn claims(&self) -> u32 {
+    pub(super) const fn claims(&self) -> u32 {
         self.record.claims
     }
 
@@ -130,7 +138,7 @@ impl Claim {
     ///
     /// # Errors
     /// [`BackendError::Conflict`] when somebody took the attempt over: stop working on it.
-    pub async fn renew(&mut self, state: &dyn StateStore, clock: &Clock) -> Result<(), BackendError> {
+    pub(super) async fn renew(&mut self, state: &dyn StateStore, clock: &Clock) -> Result<(), BackendError> {
         self.record.lease_until = clock.now().after(CLAIM_LEASE);
         self.write(state).await
     }
@@ -139,7 +147,7 @@ impl Claim {
     ///
     /// # Errors
     /// [`BackendError::Conflict`] when somebody took the attempt over: their outcome counts, not this one.
-    pub async fn complete(&mut self, state: &dyn StateStore, result: &TaskResult) -> Result<(), BackendError> {
+    pub(super) async fn complete(&mut self, state: &dyn StateStore, result: &TaskResult) -> Result<(), BackendError> {
         self.record.outcome = Some(result.clone());
         self.write(state).await
     }
@@ -159,5 +167,6 @@ fn encode(record: &AttemptRecord) -> Result<Bytes, BackendError> {
 }
 
 fn decode(key: &str, value: &[u8]) -> Result<AttemptRecord, BackendError> {
-    serde_json::from_slice(value).map_err(|error| BackendError::Corrupt { what: key.to_owned(), why: error.to_string() })
+    serde_json::from_slice(value)
+        .map_err(|error| BackendError::Corrupt { what: key.to_owned(), why: error.to_string() })
 }

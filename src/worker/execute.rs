@@ -17,7 +17,7 @@ use crate::clock;
 use crate::error::{Coded, Retry};
 use crate::llm::{LlmError, Metered};
 use crate::protocol::{
-    ArtifactRef, ContextFile, FailureKind, InstanceId, Receipt, StrategicPlan, TaskFailure, TaskKind, TaskMessage, TaskOutcome,
+    ArtifactRef, ContextFile, FailureKind, InstanceId, Receipt, StrategicPlan, TaskFailure, TaskMessage, TaskOutcome,
 };
 
 /// Shared texts of this many jobs are kept; more jobs at once only cost reading them again.
@@ -32,6 +32,9 @@ struct JobTexts {
     head: Option<Arc<str>>,
 }
 
+/// Names the shared texts of a job: its proposal and its plan.
+type TextsKey = (ArtifactRef, Option<ArtifactRef>);
+
 /// Runs attempts for a worker.
 pub struct Executor {
     artifacts: Arc<dyn Artifacts>,
@@ -42,7 +45,7 @@ pub struct Executor {
     limits: ContextLimits,
     /// Shared texts by (proposal, plan), most recent last. Tokio mutex: held while they are read from the store, so that a
     /// fan-out of a hundred tasks reads them once.
-    kept: Mutex<Vec<((ArtifactRef, Option<ArtifactRef>), JobTexts)>>,
+    kept: Mutex<Vec<(TextsKey, JobTexts)>>,
 }
 
 impl Executor {
@@ -50,11 +53,24 @@ impl Executor {
     #[must_use]
     pub fn new(backend: &Backend, metered: Metered, roles: RoleBook, limits: ContextLimits) -> Self {
         let choices = roles.choices();
-        Self { artifacts: Arc::clone(&backend.artifacts), metered, roles, choices, limits, kept: Mutex::new(Vec::new()) }
+        Self {
+            artifacts: Arc::clone(&backend.artifacts),
+            metered,
+            roles,
+            choices,
+            limits,
+            kept: Mutex::new(Vec::new()),
+        }
     }
 
     /// Runs one attempt. Never fails: what goes wrong is an outcome too.
-    pub(super) async fn execute(&self, message: &TaskMessage, instance: &InstanceId, claims: u32, cancel: &CancellationToken) -> Ran {
+    pub(super) async fn execute(
+        &self,
+        message: &TaskMessage,
+        instance: &InstanceId,
+        claims: u32,
+        cancel: &CancellationToken,
+    ) -> Ran {
         let role = match self.roles.get(&message.agent) {
             Ok(role) => role,
             Err(error) => return unusable(FailureKind::Fatal, &error),
@@ -161,8 +177,10 @@ impl Executor {
 
     async fn plan(&self, artifact: &ArtifactRef) -> Result<StrategicPlan, BackendError> {
         let bytes = self.artifacts.get(artifact).await?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| BackendError::Corrupt { what: format!("plan artifact {}", artifact.sha256), why: error.to_string() })
+        serde_json::from_slice(&bytes).map_err(|error| BackendError::Corrupt {
+            what: format!("plan artifact {}", artifact.sha256),
+            why: error.to_string(),
+        })
     }
 }
 
@@ -171,7 +189,9 @@ fn unusable(kind: FailureKind, error: &AgentError) -> Ran {
 }
 
 fn failed(kind: FailureKind, code: &str, message: String) -> TaskOutcome {
-    TaskOutcome::Failed { failure: TaskFailure { kind, code: code.to_owned(), message, retry_after_ms: None, needed: None } }
+    TaskOutcome::Failed {
+        failure: TaskFailure { kind, code: code.to_owned(), message, retry_after_ms: None, needed: None },
+    }
 }
 
 /// What a failed call means for the task.

@@ -79,7 +79,9 @@ impl Coded for WorkerError {
     fn remedy(&self) -> String {
         match self {
             Self::Backend(error) => error.remedy(),
-            Self::SlotDied(_) => "restart the worker and report the message above as a bug; the task is redelivered".into(),
+            Self::SlotDied(_) => {
+                "restart the worker and report the message above as a bug; the task is redelivered".into()
+            }
         }
     }
 }
@@ -102,6 +104,8 @@ struct Shared {
     executor: Executor,
     reporter: report::Reporter,
     stops: stop::Stops,
+    /// Ends a drain before its time is up.
+    abort: CancellationToken,
 }
 
 impl Worker {
@@ -110,7 +114,15 @@ impl Worker {
     pub fn new(backend: Backend, options: WorkerOptions, executor: Executor) -> Self {
         let reporter = report::Reporter::start(&backend, &options.instance);
         let stops = stop::Stops::default();
-        Self { shared: Arc::new(Shared { backend, options, executor, reporter, stops }) }
+        Self {
+            shared: Arc::new(Shared { backend, options, executor, reporter, stops, abort: CancellationToken::new() }),
+        }
+    }
+
+    /// Cancelling this after `shutdown` ends the drain at once.
+    #[must_use]
+    pub fn abort_handle(&self) -> CancellationToken {
+        self.shared.abort.clone()
     }
 
     /// Works until `shutdown` is cancelled, then drains: running tasks finish within [`WorkerOptions::drain`], and
@@ -129,7 +141,10 @@ impl Worker {
         let mut outcome = Ok(());
         let grace = async {
             shutdown.cancelled().await;
-            tokio::time::sleep(shared.options.drain).await;
+            tokio::select! {
+                () = shared.abort.cancelled() => {}
+                () = tokio::time::sleep(shared.options.drain) => {}
+            }
         };
         tokio::pin!(grace);
         let mut out_of_patience = false;
@@ -192,8 +207,10 @@ fn queues(agents: &[AgentType]) -> Vec<Queue> {
 async fn announce(shared: &Shared) -> Result<(), BackendError> {
     let options = &shared.options;
     let since = shared.backend.clock.now();
-    let card = WorkerCard { instance: options.instance.clone(), agents: options.agents.clone(), slots: options.slots, since };
-    let value = serde_json::to_vec(&card).map_err(|error| BackendError::Invalid { field: "worker card", why: error.to_string() })?;
+    let card =
+        WorkerCard { instance: options.instance.clone(), agents: options.agents.clone(), slots: options.slots, since };
+    let value = serde_json::to_vec(&card)
+        .map_err(|error| BackendError::Invalid { field: "worker card", why: error.to_string() })?;
     write_card(shared, Some(Bytes::from(value))).await
 }
 

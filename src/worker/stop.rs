@@ -47,7 +47,11 @@ impl Stops {
     }
 
     /// Obeys signals until `shutdown`.
-    pub(super) fn listen(&self, mut signals: broadcast::Receiver<Signal>, shutdown: CancellationToken) -> JoinHandle<()> {
+    pub(super) fn listen(
+        &self,
+        mut signals: broadcast::Receiver<Signal>,
+        shutdown: CancellationToken,
+    ) -> JoinHandle<()> {
         let stops = self.clone();
         tokio::spawn(async move {
             loop {

@@ -1,0 +1,27 @@
+# The few commands worth remembering. `make test` is what CI runs; `make stress` is the long version.
+.PHONY: test lint doc stress bench setup fmt
+
+# Everything a fresh Debian machine with Rust still lacks.
+setup:
+	@./.ci/setup
+
+test: setup
+	cargo test --quiet --doc
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run; else cargo test --lib --tests; fi
+
+lint: setup
+	cargo fmt --check
+	cargo clippy --all-targets --quiet -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet --document-private-items
+	@if command -v cargo-deny >/dev/null 2>&1; then cargo deny --log-level error check; else echo "cargo-deny is not installed: run 'cargo install cargo-deny --locked' to check licences and advisories"; fi
+
+# Long forms of the tests that run a bounded share in `make test`: crashes, races, property tests.
+stress: setup
+	CODESWARM_STRESS=1 PROPTEST_CASES=10000 cargo test --release --tests -- --nocapture stress
+
+bench:
+	cargo bench --bench makespan
+	cargo bench --bench budget
+
+fmt:
+	cargo fmt

@@ -1,0 +1,66 @@
+//! One part of the fleet alone in its process: a worker, or a coordinator.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::local::coordinator_options;
+use super::{FleetError, LocalOptions, Parts};
+use crate::backend::Backend;
+use crate::config::Settings;
+use crate::coordinator::{Coordinator, CoordinatorError, Lead};
+use crate::protocol::{AgentType, InstanceId};
+use crate::worker::{Worker, WorkerOptions};
+
+/// How often a standby asks for the lead.
+const STANDBY: Duration = Duration::from_secs(1);
+
+/// Works on tasks of `agents` until `stop`, then drains.
+///
+/// # Errors
+/// [`FleetError::Worker`] when the worker cannot go on.
+pub async fn work(
+    backend: &Backend,
+    parts: Parts,
+    instance: InstanceId,
+    agents: Vec<AgentType>,
+    slots: u32,
+    drain: Duration,
+    stop: CancellationToken,
+) -> Result<(), FleetError> {
+    let options = WorkerOptions { instance, agents, slots, drain };
+    let outcome = Worker::new(backend.clone(), options, parts.executor(backend)).run(stop).await;
+    parts.stop().await;
+    Ok(outcome?)
+}
+
+/// Leads all jobs until `stop`; stands by while another coordinator leads, and again when the lead is lost.
+///
+/// # Errors
+/// Whatever ends a coordinator except losing the lead.
+pub async fn serve(
+    backend: &Backend,
+    settings: &Settings,
+    base: &Path,
+    instance: InstanceId,
+    stop: CancellationToken,
+) -> Result<(), FleetError> {
+    let options = LocalOptions { instance, lead: Lead::All, slots: 0, drain: Duration::ZERO };
+    let estimator = super::assemble::estimator(settings, base)?;
+    while !stop.is_cancelled() {
+        match Coordinator::elect(backend.clone(), coordinator_options(estimator.clone(), settings, &options)).await {
+            Ok(coordinator) => match coordinator.run(stop.clone()).await {
+                Err(CoordinatorError::Deposed) => tracing::warn!("the lead was lost; standing by"),
+                outcome => return Ok(outcome?),
+            },
+            Err(CoordinatorError::NotLeader { holder }) => tracing::debug!(%holder, "standing by"),
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(STANDBY) => {}
+        }
+    }
+    Ok(())
+}
