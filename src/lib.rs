@@ -8,3 +8,4 @@ pub mod error;
 pub mod graph;
 pub mod llm;
 pub mod protocol;
+pub mod workspace;
