@@ -131,14 +131,12 @@ fn known_agents(plan: &FeaturePlan, agents: &[AgentType]) -> Result<(), Rejectio
     let unknown = |name: &str| !agents.is_empty() && !agents.iter().any(|agent| agent.as_str() == name);
     match plan.tasks.iter().position(|task| unknown(&task.agent)) {
         None => Ok(()),
-        Some(index) => Err(Rejection::Invalid(ProtocolError::Field {
-            field: format!("tasks[{index}].agent"),
-            why: format!(
-                "{:?} is not an agent type of this fleet; use one of {}",
-                plan.tasks[index].agent.chars().take(60).collect::<String>(),
-                agents.iter().map(AgentType::as_str).collect::<Vec<_>>().join(", ")
-            ),
-        })),
+        Some(index) => {
+            let shown: String = plan.tasks[index].agent.chars().take(60).collect();
+            let known = agents.iter().map(AgentType::as_str).collect::<Vec<_>>().join(", ");
+            let why = format!("{shown:?} is not an agent type of this fleet; use one of {known}");
+            Err(Rejection::Invalid(ProtocolError::field(format!("tasks[{index}].agent"), why)))
+        }
     }
 }
 
