@@ -1,13 +1,14 @@
 //! On whose behalf a call is made, and the ids of its reservations.
 //!
 //! A reservation id must never be used for two calls: the ledger answers a repeated id with the recorded outcome, so a
-//! second call under it would run on money that is already spent. The claim token makes ids of different claims differ,
-//! the counter those of one claim. Make one context per claim and clone it; clones share the counter.
+//! second call under it would run on money that is already spent. Clones of a context share its counter, and a random
+//! token keeps two contexts apart even if somebody makes both for the same claim.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::backend::Scope;
+use crate::clock;
 use crate::protocol::{AgentType, InstanceId, JobId, TaskId};
 
 /// Who calls, for which task, and whose money it is.
@@ -29,6 +30,7 @@ pub struct CallContext {
     pub scopes: Vec<Scope>,
     /// True for verification and repair.
     pub may_use_hold_back: bool,
+    token: Arc<str>,
     calls: Arc<AtomicU32>,
 }
 
@@ -37,8 +39,9 @@ impl CallContext {
     #[must_use]
     pub fn new(job: JobId, task: TaskId, agent: AgentType, instance: InstanceId, attempt: u32, claim: u64) -> Self {
         let scopes = vec![Scope::Account, Scope::Job(job.clone())];
+        let token = clock::random_token(8).into();
         let calls = Arc::new(AtomicU32::new(0));
-        Self { job, task, agent, instance, attempt, claim, scopes, may_use_hold_back: false, calls }
+        Self { job, task, agent, instance, attempt, claim, scopes, may_use_hold_back: false, token, calls }
     }
 
     /// The same context with access to what the scopes hold back for verification and repair.
@@ -48,11 +51,11 @@ impl CallContext {
         self
     }
 
-    /// The id of the next reservation: `job:task:attempt:claim:call`, never the same twice.
+    /// The id of the next reservation: `job:task:attempt:claim:token-call`, never the same twice.
     #[must_use]
     pub fn next_reservation_id(&self) -> String {
         let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
-        format!("{}:{}:{}:{}:{call}", self.job, self.task, self.attempt, self.claim)
+        format!("{}:{}:{}:{}:{}-{call}", self.job, self.task, self.attempt, self.claim, self.token)
     }
 }
 
@@ -60,19 +63,19 @@ impl CallContext {
 mod tests {
     use super::*;
 
+    fn context() -> CallContext {
+        let instance = InstanceId::new("i").unwrap();
+        CallContext::new(JobId::new("j").unwrap(), TaskId::plan(), AgentType::planner(), instance, 2, 7)
+    }
+
     #[test]
-    fn clones_of_a_context_never_share_a_reservation_id() {
-        let context = CallContext::new(
-            JobId::new("j").unwrap(),
-            TaskId::plan(),
-            AgentType::planner(),
-            InstanceId::new("i").unwrap(),
-            2,
-            7,
-        );
-        let clone = context.clone();
-        assert_eq!(context.next_reservation_id(), "j:plan:2:7:1");
-        assert_eq!(clone.next_reservation_id(), "j:plan:2:7:2");
-        assert_eq!(context.next_reservation_id(), "j:plan:2:7:3");
+    fn no_two_calls_share_a_reservation_id_whatever_happens_to_the_context() {
+        let first = context();
+        let ids: std::collections::BTreeSet<_> = [&first, &first.clone(), &first, &context(), &context()]
+            .map(CallContext::next_reservation_id)
+            .into_iter()
+            .collect();
+        assert_eq!(ids.len(), 5, "{ids:?}");
+        assert!(ids.iter().all(|id| id.starts_with("j:plan:2:7:")), "{ids:?}");
     }
 }

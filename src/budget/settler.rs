@@ -47,22 +47,30 @@ const SETTLER_DELAYS: [Duration; 7] = [
 
 /// Runs until every treasurer and every guard is gone.
 pub(super) async fn run(ledger: Arc<dyn Ledger>, mut orders: mpsc::UnboundedReceiver<Order>) {
+    let mut delays = &SETTLER_DELAYS[..];
     while let Some(order) = orders.recv().await {
         match order {
-            Order::End { id, ending } => end_reservation(ledger.as_ref(), &id, ending).await,
+            Order::End { id, ending } => {
+                // A ledger that stayed away for a minute is asked only briefly for the next one, so that many abandoned
+                // calls do not add up to a shutdown of hours.
+                let is_present = end_reservation(ledger.as_ref(), &id, ending, delays).await;
+                delays = if is_present { &SETTLER_DELAYS } else { &SETTLER_DELAYS[..1] };
+            }
             // The one who asked may have stopped waiting.
             Order::Flush(done) => drop(done.send(())),
         }
     }
 }
 
-async fn end_reservation(ledger: &dyn Ledger, id: &str, ending: Ending) {
-    match end(ledger, id, ending, &SETTLER_DELAYS).await {
+async fn end_reservation(ledger: &dyn Ledger, id: &str, ending: Ending, delays: &[Duration]) -> bool {
+    match end(ledger, id, ending, delays).await {
         Ok(outcome) => {
             tracing::info!(reservation = id, ?ending, charged = %outcome.charged, "ended an abandoned reservation");
+            true
         }
         Err(error) => {
             tracing::error!(reservation = id, ?ending, %error, "cannot end a reservation; its lease will charge it");
+            false
         }
     }
 }

@@ -130,3 +130,20 @@ async fn a_refusal_says_what_is_left_and_leaves_it_untouched() {
     assert_eq!(ledger.account().reserved, MicroUsd::ZERO);
     assert_eq!(ledger.held(), vec![]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_stays_away_does_not_hold_up_a_shutdown_for_every_call() {
+    let (ledger, treasurer) = treasury(1_000);
+    let context = context();
+    let mut guards = Vec::new();
+    for _ in 0..5 {
+        let id = context.next_reservation_id();
+        guards.push(treasurer.reserve(id, &context, "m", MicroUsd(100), LEASE).await.unwrap());
+    }
+    ledger.be_away_for(1_000);
+    drop(guards);
+    let start = tokio::time::Instant::now();
+    treasurer.drain().await;
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+    assert_eq!(ledger.account().reserved, MicroUsd(500), "left to the lease");
+}

@@ -7,6 +7,8 @@
 
 mod errors;
 mod request;
+#[cfg(test)]
+mod socket_tests;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -212,14 +214,15 @@ impl From<TooLong> for LlmError {
 
 fn endpoint(base_url: &str) -> Result<Url, LlmError> {
     let unusable = |why: &str| LlmError::Unsupported(format!("the provider's base URL cannot be used: {why}"));
-    let url = Url::parse(&format!("{}/v1/messages", base_url.trim().trim_end_matches('/')))
-        .map_err(|error| unusable(&error.to_string()))?;
+    let mut url = Url::parse(base_url.trim()).map_err(|error| unusable(&error.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err(unusable("it has to begin with https:// or http:// and name a host"));
     }
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
         return Err(unusable("it must not contain credentials, a query or a fragment"));
     }
+    let path = format!("{}/v1/messages", url.path().trim_end_matches('/'));
+    url.set_path(&path);
     Ok(url)
 }
 

@@ -137,9 +137,10 @@ impl Coded for LlmError {
             Self::Unsupported(_) => {
                 "correct the model or the request; `codeswarm config check` names the faulty setting".into()
             }
-            Self::BudgetRefused { needed, .. } => {
-                format!("top the budget up by at least {needed} (`codeswarm budget top-up`) and resume the job")
-            }
+            Self::BudgetRefused { needed, available } => format!(
+                "top the budget up by at least {} (`codeswarm budget top-up`) and resume the job",
+                needed.saturating_sub(*available)
+            ),
             Self::Frozen { .. } => "find out why it was frozen (`codeswarm budget show`), then thaw it".into(),
             Self::Ledger(_) => "check the data directory; no money was spent by this call".into(),
             Self::Connect { .. } => "check the network and ANTHROPIC_BASE_URL".into(),

@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,12 @@ pub struct Metered {
     treasurer: Treasurer,
     retry: RetryPolicy,
     total_timeout: Duration,
+}
+
+impl fmt::Debug for Metered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metered").field("retry", &self.retry).finish_non_exhaustive()
+    }
 }
 
 /// What a call brought and what all its attempts cost together.
@@ -209,7 +216,7 @@ impl Bill {
     }
 }
 
-fn unpriced(cause: impl std::fmt::Display) -> LlmError {
+fn unpriced(cause: impl fmt::Display) -> LlmError {
     LlmError::Unsupported(cause.to_string())
 }
 

@@ -19,7 +19,7 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 /// Answers by a script; the last step says what to do with a call nobody foresaw: fail the test.
 struct Script {
     steps: Mutex<VecDeque<Step>>,
-    sent: Mutex<Vec<(String, u32, MicroUsd)>>,
+    sent: Mutex<Vec<(u32, MicroUsd)>>,
 }
 
 enum Step {
@@ -42,7 +42,7 @@ impl Provider for Script {
         reservation: &Reservation,
         cancel: &CancellationToken,
     ) -> Result<LlmReply, LlmError> {
-        let sent = (reservation.id().to_owned(), prepared.worst_case.max_tokens, reservation.amount());
+        let sent = (prepared.worst_case.max_tokens, reservation.amount());
         self.sent.lock().unwrap().push(sent);
         let step = self.steps.lock().unwrap().pop_front().expect("an unforeseen call");
         match step {
@@ -220,8 +220,9 @@ async fn every_attempt_has_its_own_reservation_and_the_last_failure_is_kept() {
         }
         other => panic!("{other:?}"),
     }
-    let ids: Vec<_> = bench.script.sent.lock().unwrap().iter().map(|sent| sent.0.clone()).collect();
-    assert_eq!(ids, ["j:plan:1:1:1", "j:plan:1:1:2", "j:plan:1:1:3"]);
+    let held = bench.ledger.held();
+    assert_eq!(held.len(), 3, "{held:?}");
+    assert!(held.iter().all(|(_, held)| held.charged == bench.worst(1_000)), "{held:?}");
     assert_eq!(outcome.cost, MicroUsd(3 * bench.worst(1_000).0));
     assert_eq!(bench.spent(), outcome.cost);
 }
@@ -247,8 +248,8 @@ async fn a_call_that_does_not_fit_is_made_smaller_not_its_reservation() {
     let limit = bench.worst(2_000).0 + 4;
     let bench = Bench::new(limit, [reply(MODEL)]);
     assert!(bench.call(8_000, 1_000).await.result.is_ok());
-    let sent = bench.script.sent.lock().unwrap()[0].clone();
-    assert_eq!((sent.1, sent.2), (2_000, bench.worst(2_000)));
+    let sent = bench.script.sent.lock().unwrap()[0];
+    assert_eq!(sent, (2_000, bench.worst(2_000)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -293,10 +294,10 @@ async fn without_a_ledger_or_a_price_no_call_is_made() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_beyond_its_worst_case_is_recorded_and_freezes_spending() {
-    let usage = Some(Usage { output: 100_000, ..USAGE });
-    let bench = Bench::new(PLENTY, [Step::Reply { model: MODEL, usage }]);
+    let usage = Usage { output: 100_000, ..USAGE };
+    let bench = Bench::new(PLENTY, [Step::Reply { model: MODEL, usage: Some(usage) }]);
     let outcome = bench.call(1_000, 100).await;
-    let true_cost = bench.prices().charge(MODEL, &usage.unwrap()).unwrap();
+    let true_cost = bench.prices().charge(MODEL, &usage).unwrap();
     assert!(true_cost > bench.worst(1_000));
     assert_eq!((outcome.cost, bench.spent()), (true_cost, true_cost));
     assert!(matches!(bench.call(1_000, 100).await.result, Err(LlmError::Frozen { .. })));

@@ -1,0 +1,136 @@
+//! How values of the program look in a column, and back.
+//!
+//! SQLite's integers are signed 64 bits, so unsigned values above `i64::MAX` are held at that maximum; every caller
+//! bounds what it stores far below. A column that does not hold what the schema promises is damage and is reported as
+//! such, never replaced by a default.
+
+use rusqlite::ToSql;
+use rusqlite::types::{ToSqlOutput, Type, ValueRef};
+
+use crate::backend::{BackendError, Scope};
+use crate::clock::Timestamp;
+use crate::protocol::{InstanceId, JobId};
+
+/// Largest amount of money, in micro-dollars, that one ledger operation may name: beyond 2⁵³ a Lua double is not exact.
+pub(super) const MAX_MONEY: u64 = 1 << 53;
+
+/// An unsigned number as stored.
+pub(super) fn stored(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A stored number that the schema keeps non-negative.
+pub(super) fn loaded(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+/// A row limit as stored.
+pub(super) fn rows(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// The instant that `lease` after `now` ends, at least one millisecond later.
+pub(super) fn ends(now: Timestamp, lease: std::time::Duration) -> i64 {
+    now.after(lease.max(std::time::Duration::from_millis(1))).0
+}
+
+/// Reads an id column.
+pub(super) fn id<T>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<T>
+where
+    T: std::str::FromStr,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    let text = row.get_ref(column)?.as_str()?;
+    text.parse().map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
+}
+
+/// A value that cannot be what the program once wrote.
+pub(super) fn damaged(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Blob, Box::new(error))
+}
+
+/// The job of a scope, if it is one.
+pub(super) fn job_of(scope: &Scope) -> Option<&JobId> {
+    match scope {
+        Scope::Account => None,
+        Scope::Job(job) => Some(job),
+    }
+}
+
+/// The state key under which the fleet sees whether an instance lives.
+pub(super) fn instance_key(instance: &InstanceId) -> String {
+    format!("fleet/instance/{instance}")
+}
+
+/// Refuses an amount that no ledger can hold exactly.
+pub(super) fn check_money(field: &'static str, amount: u64) -> Result<(), BackendError> {
+    if amount > MAX_MONEY {
+        return Err(BackendError::Invalid { field, why: format!("{amount} micro-dollars are more than 2^53") });
+    }
+    Ok(())
+}
+
+/// Refuses an empty or oversized text, and one with control characters.
+pub(super) fn check_text(field: &'static str, text: &str, max_bytes: usize) -> Result<(), BackendError> {
+    let why = if text.is_empty() {
+        "it is empty".to_owned()
+    } else if text.len() > max_bytes {
+        format!("it has {} bytes, at most {max_bytes} are allowed", text.len())
+    } else if text.chars().any(char::is_control) {
+        "it holds a control character".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(BackendError::Invalid { field, why })
+}
+
+/// First text that sorts after every text with a prefix. A blob sorts after all text.
+pub(super) enum PrefixEnd {
+    /// This text.
+    Before(String),
+    /// No text does.
+    Never,
+}
+
+impl PrefixEnd {
+    /// The end of the texts that start with `prefix`.
+    pub(super) fn of(prefix: &str) -> Self {
+        let mut rest = prefix.to_owned();
+        while let Some(last) = rest.pop() {
+            // U+D800 to U+DFFF are no characters.
+            let next = (u32::from(last) + 1..=u32::from(char::MAX)).find_map(char::from_u32);
+            if let Some(next) = next {
+                rest.push(next);
+                return Self::Before(rest);
+            }
+        }
+        Self::Never
+    }
+}
+
+impl ToSql for PrefixEnd {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Self::Before(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Self::Never => ToSqlOutput::Borrowed(ValueRef::Blob(&[])),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PrefixEnd;
+
+    #[test]
+    fn the_end_of_a_prefix_comes_after_all_its_keys_and_before_the_rest() {
+        let end = |prefix| match PrefixEnd::of(prefix) {
+            PrefixEnd::Before(text) => Some(text),
+            PrefixEnd::Never => None,
+        };
+        assert_eq!(end("job/"), Some("job0".into()));
+        assert_eq!(end("a\u{d7ff}"), Some("a\u{e000}".into()));
+        assert_eq!(end("a\u{10ffff}"), Some("b".into()));
+        assert_eq!(end("\u{10ffff}"), None);
+        assert_eq!(end(""), None);
+    }
+}

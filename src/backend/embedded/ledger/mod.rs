@@ -1,0 +1,356 @@
+//! [`Ledger`] on tables: scopes with counters, reservations with a state, entries that are only ever added.
+//!
+//! Every ledger operation first turns overdue reservations into spending, so that no balance is ever read or
+//! reserved against that a crash has made too good. Closing a reservation, whichever way, goes through one function.
+
+mod entries;
+pub(super) mod scopes;
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use self::entries::{NewEntry, enter, read_entry};
+use self::scopes::balance;
+use super::Store;
+use super::column::{check_money, check_text, ends, job_of, loaded, rows, stored};
+use super::fault::Halt;
+use super::sql::statement;
+use super::step::Step;
+use crate::backend::{
+    Adjustment, BackendError, Balance, Entry, EntryFilter, EntryKind, Ledger, ReservationState, ReserveOutcome,
+    ReserveRequest, Scope, SettleOutcome, Settlement,
+};
+use crate::protocol::{InstanceId, MicroUsd, Usage};
+
+const SQL: &str = include_str!("../sql/ledger.sql");
+
+/// Longest id of a reservation or an adjustment, and longest model name, in bytes.
+const MAX_ID_BYTES: usize = 512;
+
+/// Entries of one read when the filter names no limit.
+const DEFAULT_ENTRIES: usize = 1_000;
+
+/// A reservation as stored.
+struct Reservation {
+    id: String,
+    state: ReservationState,
+    amount: u64,
+    charged: u64,
+    overrun: bool,
+    scopes: String,
+    about: [String; 4],
+}
+
+impl Reservation {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            state: match row.get::<_, i64>(1)? {
+                0 => ReservationState::Open,
+                1 => ReservationState::Settled,
+                2 => ReservationState::Released,
+                3 => ReservationState::Expired,
+                other => return Err(rusqlite::Error::IntegralValueOutOfRange(1, other)),
+            },
+            amount: loaded(row.get(2)?),
+            charged: loaded(row.get(3)?),
+            overrun: row.get(4)?,
+            scopes: row.get(5)?,
+            about: [row.get(6)?, row.get(7)?, row.get(8)?, row.get(9)?],
+        })
+    }
+
+    fn find(db: &Connection, id: &str) -> rusqlite::Result<Option<Self>> {
+        const RESERVATION: &str = statement(SQL, "reservation");
+        db.prepare_cached(RESERVATION)?.query_row([id], Self::read).optional()
+    }
+}
+
+const fn state_code(state: ReservationState) -> i64 {
+    match state {
+        ReservationState::Open => 0,
+        ReservationState::Settled => 1,
+        ReservationState::Released => 2,
+        ReservationState::Expired => 3,
+    }
+}
+
+/// Moves a reservation from its present state to `state` with `charge`, in all its scopes, and records it.
+fn close(
+    step: &mut Step<'_>,
+    reservation: &Reservation,
+    state: ReservationState,
+    charge: u64,
+    usage: Usage,
+) -> rusqlite::Result<bool> {
+    const CLOSE: &str = statement(SQL, "close");
+    let aside = if reservation.state == ReservationState::Open { reservation.amount } else { 0 };
+    let mut overrun = charge > reservation.amount;
+    if reservation.state == ReservationState::Released {
+        // The money is no longer set aside, so that even the reserved amount may lead past a limit.
+        for scope in reservation.scopes.lines() {
+            overrun |= step.scopes.load(step.db, scope)?.would_exceed(charge);
+        }
+    }
+    for scope in reservation.scopes.lines() {
+        step.scopes.load(step.db, scope)?.charge(aside, reservation.charged, charge, overrun);
+    }
+    step.db.prepare_cached(CLOSE)?.execute(params![reservation.id, state_code(state), stored(charge), overrun])?;
+    let (kind, note) = match (state, reservation.state) {
+        (ReservationState::Released, _) => (EntryKind::Release, ""),
+        (ReservationState::Expired, _) => (EntryKind::Expire, "not settled in time: charged in full"),
+        (_, ReservationState::Expired) => (EntryKind::Settle, "late: replaces the charge of the expiry"),
+        (_, ReservationState::Released) => (EntryKind::Settle, "charged although it had been released"),
+        _ if overrun => (EntryKind::Settle, "cost more than was reserved: scopes frozen"),
+        _ => (EntryKind::Settle, ""),
+    };
+    let about = reservation.about.each_ref().map(|text| Some(text.as_str()));
+    let (reserved, reservation) = (reservation.amount, reservation.id.as_str());
+    enter(step, &NewEntry { kind, reservation, about, reserved, charged: charge, usage, note })?;
+    Ok(overrun)
+}
+
+/// Turns overdue reservations into spending, once per transaction.
+fn expire_due(step: &mut Step<'_>) -> rusqlite::Result<()> {
+    const DUE: &str = statement(SQL, "due");
+    if step.expired.is_none() {
+        let now = step.now.0;
+        let ids = expire_found(step, DUE, &[&now])?;
+        step.expired = Some(ids);
+    }
+    Ok(())
+}
+
+fn expire_found(step: &mut Step<'_>, select: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Vec<String>> {
+    let found: Vec<Reservation> =
+        step.db.prepare_cached(select)?.query_map(values, Reservation::read)?.collect::<Result<_, _>>()?;
+    for reservation in &found {
+        close(step, reservation, ReservationState::Expired, reservation.amount, Usage::default())?;
+    }
+    Ok(found.into_iter().map(|reservation| reservation.id).collect())
+}
+
+/// Turns the open reservations of a dead process into spending.
+pub(super) fn orphan(step: &mut Step<'_>, instance: &InstanceId) -> rusqlite::Result<()> {
+    const OF_THE_DEAD: &str = statement(SQL, "of the dead");
+    expire_due(step)?;
+    let ids = expire_found(step, OF_THE_DEAD, &[&instance.as_str()])?;
+    step.expired.get_or_insert_default().extend(ids);
+    Ok(())
+}
+
+fn reserve(step: &mut Step<'_>, request: &ReserveRequest) -> Result<ReserveOutcome, Halt> {
+    const IS_RESERVED: &str = statement(SQL, "is reserved");
+    const RESERVE: &str = statement(SQL, "reserve");
+    expire_due(step)?;
+    if step.db.prepare_cached(IS_RESERVED)?.exists([&request.id])? {
+        return Ok(ReserveOutcome::Granted);
+    }
+    let scopes: BTreeSet<&Scope> = request.scopes.iter().collect();
+    for scope in &request.scopes {
+        if step.scopes.load(step.db, &scope.to_string())?.balance.frozen {
+            return Ok(ReserveOutcome::Frozen { scope: scope.clone() });
+        }
+    }
+    for scope in &request.scopes {
+        let available = step.scopes.load(step.db, &scope.to_string())?.available(request.may_use_hold_back);
+        let refused = match available {
+            Some(available) => (request.amount > available).then_some(available),
+            None => job_of(scope).map(|_| MicroUsd::ZERO),
+        };
+        if let Some(available) = refused {
+            return Ok(ReserveOutcome::Refused { scope: scope.clone(), available });
+        }
+    }
+    let mut names = String::new();
+    for scope in scopes {
+        let name = scope.to_string();
+        step.scopes.load(step.db, &name)?.set_aside(request.amount.0);
+        names.push_str(&name);
+        names.push('\n');
+    }
+    let (job, task, agent) = (request.job.as_str(), request.task.as_str(), request.agent.as_str());
+    step.db.prepare_cached(RESERVE)?.execute(params![
+        request.id,
+        stored(request.amount.0),
+        ends(step.now, request.lease),
+        names,
+        request.instance.as_str(),
+        step.process.as_str(),
+        job,
+        task,
+        agent,
+        request.model,
+    ])?;
+    enter(
+        step,
+        &NewEntry {
+            kind: EntryKind::Reserve,
+            reservation: &request.id,
+            about: [Some(job), Some(task), Some(agent), Some(&request.model)],
+            reserved: request.amount.0,
+            charged: 0,
+            usage: Usage::default(),
+            note: "",
+        },
+    )?;
+    Ok(ReserveOutcome::Granted)
+}
+
+fn settle(step: &mut Step<'_>, id: &str, settlement: Settlement) -> Result<SettleOutcome, Halt> {
+    expire_due(step)?;
+    let Some(reservation) = Reservation::find(step.db, id)? else {
+        return Err(BackendError::NotFound { what: format!("reservation {id}") }.into());
+    };
+    if reservation.state == ReservationState::Settled {
+        return Ok(SettleOutcome { charged: MicroUsd(reservation.charged), overrun: reservation.overrun });
+    }
+    let charge = settlement.amount.0;
+    let overrun = close(step, &reservation, ReservationState::Settled, charge, settlement.usage)?;
+    Ok(SettleOutcome { charged: settlement.amount, overrun })
+}
+
+fn release(step: &mut Step<'_>, id: &str) -> Result<(), Halt> {
+    expire_due(step)?;
+    if let Some(reservation) = Reservation::find(step.db, id)?
+        && reservation.state == ReservationState::Open
+    {
+        close(step, &reservation, ReservationState::Released, 0, Usage::default())?;
+    }
+    Ok(())
+}
+
+fn adjust(step: &mut Step<'_>, request: &str, scope: &Scope, adjustment: Adjustment) -> Result<Balance, Halt> {
+    const ADJUSTMENT: &str = statement(SQL, "adjustment");
+    const ADJUST: &str = statement(SQL, "adjust");
+    expire_due(step)?;
+    if let Some(recorded) = step.db.prepare_cached(ADJUSTMENT)?.query_row([request], balance).optional()? {
+        return Ok(recorded);
+    }
+    let row = step.scopes.load(step.db, &scope.to_string())?;
+    let limit = match (row.balance.limit, adjustment, scope) {
+        (_, Adjustment::SetLimit(limit), _) => limit,
+        // Raising no limit leaves none; a job without a limit may spend nothing, so it starts from there.
+        (None, Adjustment::TopUp(_), Scope::Account) => None,
+        (limit, Adjustment::TopUp(more), _) => Some(limit.unwrap_or_default().saturating_add(more)),
+        (limit, ..) => limit,
+    };
+    check_money("limit", limit.unwrap_or_default().0)?;
+    row.adjust(|balance| {
+        balance.limit = limit;
+        match adjustment {
+            Adjustment::HoldBack(amount) => balance.hold_back = amount,
+            Adjustment::Freeze => balance.frozen = true,
+            Adjustment::Thaw => balance.frozen = false,
+            Adjustment::SetLimit(_) | Adjustment::TopUp(_) => {}
+        }
+    });
+    let Balance { limit, spent, reserved, hold_back, frozen } = row.balance;
+    let outcome = row.balance;
+    step.db.prepare_cached(ADJUST)?.execute(params![
+        request,
+        limit.map(|limit| stored(limit.0)),
+        stored(spent.0),
+        stored(reserved.0),
+        stored(hold_back.0),
+        frozen
+    ])?;
+    let note = match adjustment {
+        Adjustment::SetLimit(Some(limit)) => format!("limit of {scope} set to {limit}"),
+        Adjustment::SetLimit(None) => format!("limit of {scope} removed"),
+        Adjustment::TopUp(more) => format!("limit of {scope} raised by {more}"),
+        Adjustment::HoldBack(amount) => format!("{amount} of {scope} held back"),
+        Adjustment::Freeze => format!("{scope} frozen"),
+        Adjustment::Thaw => format!("{scope} thawed"),
+    };
+    let about = [job_of(scope).map(|job| job.as_str()), None, None, None];
+    let (kind, usage) = (EntryKind::Adjust, Usage::default());
+    enter(step, &NewEntry { kind, reservation: request, about, reserved: 0, charged: 0, usage, note: &note })?;
+    Ok(outcome)
+}
+
+impl Store {
+    /// Lets the writer expire what is overdue, if anything is, so that a reader sees it as spent.
+    async fn expire_before_reading(&self) -> Result<(), BackendError> {
+        const IS_DUE: &str = statement(SQL, "is due");
+        let now = self.clock.now();
+        let due = self.reader.read(move |db| Ok(db.prepare_cached(IS_DUE)?.exists([now.0])?)).await?;
+        if due { self.inbox.write(|step| Ok(expire_due(step)?)).await } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Ledger for Store {
+    async fn reserve(&self, request: ReserveRequest) -> Result<ReserveOutcome, BackendError> {
+        check_text("reservation id", &request.id, MAX_ID_BYTES)?;
+        check_text("model", &request.model, MAX_ID_BYTES)?;
+        check_money("amount", request.amount.0)?;
+        if request.scopes.is_empty() {
+            return Err(BackendError::Invalid { field: "scopes", why: "a reservation needs at least one".into() });
+        }
+        self.inbox.write(move |step| reserve(step, &request)).await
+    }
+
+    async fn settle(&self, id: &str, settlement: Settlement) -> Result<SettleOutcome, BackendError> {
+        check_money("amount", settlement.amount.0)?;
+        let id = id.to_owned();
+        self.inbox.write(move |step| settle(step, &id, settlement)).await
+    }
+
+    async fn release(&self, id: &str) -> Result<(), BackendError> {
+        let id = id.to_owned();
+        self.inbox.write(move |step| release(step, &id)).await
+    }
+
+    async fn expire(&self) -> Result<Vec<String>, BackendError> {
+        self.inbox
+            .write(|step| {
+                expire_due(step)?;
+                // The transaction has looked; whoever asks next in it finds nothing new.
+                Ok(step.expired.replace(Vec::new()).unwrap_or_default())
+            })
+            .await
+    }
+
+    async fn adjust(&self, request: &str, scope: &Scope, adjustment: Adjustment) -> Result<Balance, BackendError> {
+        check_text("request id", request, MAX_ID_BYTES)?;
+        if let Adjustment::SetLimit(Some(amount)) | Adjustment::TopUp(amount) | Adjustment::HoldBack(amount) =
+            adjustment
+        {
+            check_money("amount", amount.0)?;
+        }
+        let (request, scope) = (request.to_owned(), scope.clone());
+        self.inbox.write(move |step| adjust(step, &request, &scope, adjustment)).await
+    }
+
+    async fn balance(&self, scope: &Scope) -> Result<Balance, BackendError> {
+        self.expire_before_reading().await?;
+        let name = scope.to_string();
+        self.reader.read(move |db| Ok(scopes::read(db, &name)?.balance)).await
+    }
+
+    async fn entries(&self, filter: EntryFilter) -> Result<Vec<Entry>, BackendError> {
+        const ENTRIES: &str = statement(SQL, "entries");
+        const ENTRIES_OF_JOB: &str = statement(SQL, "entries of job");
+        self.expire_before_reading().await?;
+        let limit = if filter.limit == 0 { DEFAULT_ENTRIES } else { filter.limit };
+        self.reader
+            .read(move |db| {
+                let (after, limit) = (stored(filter.after), rows(limit));
+                let entries = match &filter.job {
+                    Some(job) => db
+                        .prepare_cached(ENTRIES_OF_JOB)?
+                        .query_map(params![after, limit, job.as_str()], read_entry)?
+                        .collect::<Result<_, _>>()?,
+                    None => db
+                        .prepare_cached(ENTRIES)?
+                        .query_map(params![after, limit], read_entry)?
+                        .collect::<Result<_, _>>()?,
+                };
+                Ok(entries)
+            })
+            .await
+    }
+}

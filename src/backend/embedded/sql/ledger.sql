@@ -1,0 +1,54 @@
+-- name: scope
+SELECT ceiling, spent, reserved, hold_back, frozen, overdraft FROM scopes WHERE name = ?1;
+
+-- name: write scope
+INSERT INTO scopes (name, ceiling, spent, reserved, hold_back, frozen, overdraft)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+ON CONFLICT (name) DO UPDATE SET
+    ceiling = excluded.ceiling, spent = excluded.spent, reserved = excluded.reserved,
+    hold_back = excluded.hold_back, frozen = excluded.frozen, overdraft = excluded.overdraft;
+
+-- name: is reserved
+SELECT 1 FROM reservations WHERE id = ?1;
+
+-- name: reserve
+INSERT INTO reservations (id, state, amount, until, scopes, instance, process, job, task, agent, model)
+VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10);
+
+-- name: reservation
+SELECT id, state, amount, charged, overrun, scopes, job, task, agent, model FROM reservations WHERE id = ?1;
+
+-- name: due
+SELECT id, state, amount, charged, overrun, scopes, job, task, agent, model
+FROM reservations WHERE state = 0 AND until <= ?1 ORDER BY until;
+
+-- name: of the dead
+SELECT id, state, amount, charged, overrun, scopes, job, task, agent, model
+FROM reservations WHERE state = 0 AND (process = ?1 OR instance = ?1) ORDER BY until;
+
+-- name: is due
+SELECT 1 FROM reservations WHERE state = 0 AND until <= ?1 LIMIT 1;
+
+-- name: close
+UPDATE reservations SET state = ?2, charged = ?3, overrun = ?4 WHERE id = ?1;
+
+-- name: enter
+INSERT INTO entries (at, kind, reservation, job, task, agent, model, reserved, charged,
+                     input, cache_write_5m, cache_write_1h, cache_read, output, note)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15);
+
+-- name: entries
+SELECT id, at, kind, reservation, job, task, agent, model, reserved, charged,
+       input, cache_write_5m, cache_write_1h, cache_read, output, note
+FROM entries WHERE id > ?1 ORDER BY id LIMIT ?2;
+
+-- name: entries of job
+SELECT id, at, kind, reservation, job, task, agent, model, reserved, charged,
+       input, cache_write_5m, cache_write_1h, cache_read, output, note
+FROM entries WHERE id > ?1 AND job = ?3 ORDER BY id LIMIT ?2;
+
+-- name: adjustment
+SELECT ceiling, spent, reserved, hold_back, frozen FROM adjustments WHERE request = ?1;
+
+-- name: adjust
+INSERT INTO adjustments (request, ceiling, spent, reserved, hold_back, frozen) VALUES (?1, ?2, ?3, ?4, ?5, ?6);

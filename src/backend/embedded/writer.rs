@@ -1,0 +1,237 @@
+//! The one thread that writes: it takes whatever is queued, runs it in one transaction and flushes once.
+//!
+//! A flush costs about the same for one operation as for hundreds, so a full queue makes writing faster, and a lone
+//! operation never waits for company. Time enters twice: deadlines of waiting callers are real time, everything
+//! stored is the [`Clock`]'s. The thread must never wait for anything but its queue, the disk and SQLite's lock.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::sync::broadcast;
+
+use super::alive::{self, Guard, Lives};
+use super::fault::{classify, io};
+use super::inbox::Request;
+use super::ledger::scopes::ScopeCache;
+use super::step::{Call, Effects, Operation, Step};
+use super::waiting::{Claim, WaitingRoom};
+use super::{broker, maintenance};
+use crate::backend::{BackendError, Signal};
+use crate::clock::Clock;
+use crate::protocol::InstanceId;
+
+/// Most operations in one transaction.
+const BATCH: usize = 512;
+
+/// How often the database is compared while somebody waits (the event log promises at most 100 ms).
+const POLL: Duration = Duration::from_millis(25);
+
+/// How often dead processes and old rows are looked for.
+const MAINTENANCE: Duration = Duration::from_secs(1);
+
+/// The writer thread's own.
+pub(super) struct Writer {
+    pub(super) db: Connection,
+    pub(super) file: String,
+    pub(super) clock: Clock,
+    pub(super) process: InstanceId,
+    pub(super) queue: Receiver<Request>,
+    pub(super) signals: broadcast::Sender<Signal>,
+    /// The lock on this process's life; others take over once it is gone.
+    pub(super) lives: Lives,
+    pub(super) room: WaitingRoom,
+    /// Start of this process's lease tokens.
+    pub(super) next_lease: i64,
+    /// Newest signal already passed on.
+    pub(super) last_signal: i64,
+}
+
+/// What a committed transaction leaves to do.
+struct Committed {
+    effects: Effects,
+    claims: Vec<Claim>,
+}
+
+/// Where a transaction failed.
+enum Failure {
+    /// In an operation: the others may still succeed.
+    Inside(rusqlite::Error),
+    /// At its beginning or its end: none of it can.
+    Whole(rusqlite::Error),
+}
+
+impl Writer {
+    /// Announces this process and takes over from dead ones, before anybody else may start or look.
+    pub(super) fn begin(&mut self, guard: Guard) -> Result<(), BackendError> {
+        let (announce, _) = Call::new(|step: &mut Step<'_>| Ok(alive::announce(step)?), None);
+        let mut operations: Vec<Box<dyn Operation>> = vec![Box::new(announce)];
+        let reap = self.lives.dead_under(guard).map_err(|error| io(self.file.as_ref(), &error))?;
+        operations.extend(reap.map(|reap| Box::new(reap) as Box<dyn Operation>));
+        match self.transaction(&mut operations, false, false) {
+            Ok(_) => operations.into_iter().for_each(|operation| operation.answer(None)),
+            Err(Failure::Inside(error) | Failure::Whole(error)) => return Err(classify(&error, &self.file)),
+        }
+        Ok(())
+    }
+
+    /// Works until every handle on the store is gone.
+    pub(super) fn run(mut self) {
+        let mut data_version = 0;
+        let (mut next_poll, mut next_maintenance) = (Instant::now(), Instant::now());
+        let mut operations = Vec::with_capacity(BATCH);
+        loop {
+            let listening = self.room.deadline().is_some() || self.signals.receiver_count() > 0;
+            let mut wake = if listening { next_poll.min(next_maintenance) } else { next_maintenance };
+            wake = self.room.deadline().map_or(wake, |deadline| wake.min(deadline));
+            match self.queue.recv_timeout(wake.saturating_duration_since(Instant::now())) {
+                Ok(request) => self.sort(request, &mut operations),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            while operations.len() < BATCH
+                && let Ok(request) = self.queue.try_recv()
+            {
+                self.sort(request, &mut operations);
+            }
+            let now = Instant::now();
+            if now >= next_maintenance {
+                operations.extend(maintenance::operations(&self.db, &self.lives, self.clock.now()));
+                next_maintenance = now + MAINTENANCE;
+            }
+            let mut look = false;
+            if listening && now >= next_poll {
+                look = self.others_wrote(&mut data_version);
+                next_poll = now + POLL;
+            }
+            self.turn(&mut operations, look || now + POLL == next_poll);
+            if look {
+                self.pass_on_signals();
+            }
+            if let Err(error) = self.room.compare(&self.db, look) {
+                tracing::warn!(%error, "cannot compare waiting readers with the store");
+            }
+            if self.room.deadline().is_some_and(|deadline| deadline <= now) || now + POLL == next_poll {
+                self.room.sweep(now);
+            }
+        }
+    }
+
+    fn sort(&mut self, request: Request, operations: &mut Vec<Box<dyn Operation>>) {
+        match request {
+            Request::Run(operation) => operations.push(operation),
+            Request::Pull(puller) => self.room.pull(puller),
+            Request::Tail(tailer) => self.room.tail(tailer),
+            Request::Follow(follower) => self.room.follow(follower),
+        }
+    }
+
+    /// Whether another connection has committed since `known`, which is brought up to date.
+    fn others_wrote(&self, known: &mut i64) -> bool {
+        let version = self.db.prepare_cached("PRAGMA data_version").and_then(|mut get| get.query_row([], |r| r.get(0)));
+        version.is_ok_and(|version: i64| std::mem::replace(known, version) != version)
+    }
+
+    /// Runs what is queued; `all` also serves pulls that have looked before.
+    fn turn(&mut self, operations: &mut Vec<Box<dyn Operation>>, all: bool) {
+        if operations.is_empty() && !self.room.has_work(&self.db, self.clock.now(), all).unwrap_or(true) {
+            self.room.deliver(Vec::new());
+            return;
+        }
+        match self.transaction(operations, true, all) {
+            Ok(committed) => {
+                operations.drain(..).for_each(|operation| operation.answer(None));
+                self.finish(committed);
+            }
+            Err(Failure::Whole(error)) => {
+                operations.drain(..).for_each(|operation| operation.answer(Some(classify(&error, &self.file))));
+                self.room.fail(|| classify(&error, &self.file));
+            }
+            Err(Failure::Inside(_)) => self.one_by_one(operations),
+        }
+    }
+
+    /// Runs each operation in a transaction of its own, so that only the faulty one fails.
+    fn one_by_one(&mut self, operations: &mut Vec<Box<dyn Operation>>) {
+        for operation in operations.drain(..) {
+            let mut alone = [operation];
+            let outcome = self.transaction(&mut alone, false, false);
+            let [operation] = alone;
+            match outcome {
+                Ok(committed) => {
+                    operation.answer(None);
+                    self.finish(committed);
+                }
+                Err(Failure::Inside(error) | Failure::Whole(error)) => {
+                    tracing::warn!(%error, "an operation of the embedded store failed");
+                    operation.answer(Some(classify(&error, &self.file)));
+                }
+            }
+        }
+        match self.transaction(&mut [], true, true) {
+            Ok(committed) => self.finish(committed),
+            Err(Failure::Inside(error) | Failure::Whole(error)) => self.room.fail(|| classify(&error, &self.file)),
+        }
+    }
+
+    /// One transaction: all operations, then messages for those who wait.
+    fn transaction(
+        &mut self,
+        operations: &mut [Box<dyn Operation>],
+        claim: bool,
+        all: bool,
+    ) -> Result<Committed, Failure> {
+        let outcome = self.attempt(operations, claim, all);
+        if outcome.is_err() && !self.db.is_autocommit() {
+            // Nothing can be done about a rollback that fails; SQLite has then ended the transaction by itself.
+            let _ = self.db.execute_batch("ROLLBACK");
+        }
+        outcome
+    }
+
+    fn attempt(&mut self, operations: &mut [Box<dyn Operation>], claim: bool, all: bool) -> Result<Committed, Failure> {
+        let execute = |sql| self.db.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+        execute("BEGIN IMMEDIATE").map_err(Failure::Whole)?;
+        let mut step = Step {
+            db: &self.db,
+            now: self.clock.now(),
+            process: &self.process,
+            next_lease: &mut self.next_lease,
+            effects: Effects::default(),
+            scopes: ScopeCache::default(),
+            expired: None,
+            locks_purged: false,
+        };
+        for operation in operations {
+            operation.run(&mut step).map_err(Failure::Inside)?;
+        }
+        step.scopes.write_back(&self.db).map_err(Failure::Inside)?;
+        let claims = if claim { self.room.claim(&mut step, all).map_err(Failure::Inside)? } else { Vec::new() };
+        let effects = step.effects;
+        execute("COMMIT").map_err(Failure::Whole)?;
+        Ok(Committed { effects, claims })
+    }
+
+    /// Tells everyone whom a committed transaction concerns.
+    fn finish(&mut self, committed: Committed) {
+        self.room.tell(&committed.effects);
+        self.room.deliver(committed.claims);
+        for signal in committed.effects.signals {
+            // Nobody listening is fine: signals are hints.
+            let _ = self.signals.send(signal);
+        }
+    }
+
+    /// Passes on the signals of other processes.
+    fn pass_on_signals(&mut self) {
+        match broker::signals_after(&self.db, self.last_signal, &self.process) {
+            Ok((last, signals)) => {
+                self.last_signal = last;
+                for signal in signals {
+                    let _ = self.signals.send(signal);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot read signals"),
+        }
+    }
+}

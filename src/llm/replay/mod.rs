@@ -1,0 +1,30 @@
+//! Recorded replies behind the real wire format: a local server that speaks the Messages API.
+//!
+//! Tests, benchmarks, `--replay` and the `fake-claude` program all call the same HTTP client that production uses, so
+//! nothing between the client and the socket is ever mocked. A [`Script`] says what is answered, when, and with which
+//! [`Fault`]; the [`FakeServer`] delivers it and keeps a [`Bill`] of its own, which tests compare with the ledger. The
+//! server must never be kinder than the real one: it refuses what the real one refuses, and it bills what the real one
+//! might bill.
+
+mod answer;
+mod bill;
+mod cache;
+mod deliver;
+mod error;
+mod fault;
+mod latency;
+mod request;
+mod script;
+mod server;
+mod synthetic;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use bill::{Bill, BillEntry};
+pub use error::{LineFault, ReplayError};
+pub use fault::Fault;
+pub use latency::{Latency, SplitMix64};
+pub use script::{MAX_SCRIPT_BYTES, Reply, Script, Stop};
+pub use server::{FakeOptions, FakeServer};
+pub use synthetic::{Synthetic, SyntheticJob, SyntheticTask};

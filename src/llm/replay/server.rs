@@ -1,0 +1,195 @@
+//! The server: reads a request, finds its scripted reply, waits, bills and delivers it.
+//!
+//! It runs inside the caller's runtime on a real socket, so that `--replay`, tests and benchmarks share one code path
+//! with production from the HTTP client on. A call is billed when its reply begins, and at most one short lock is held
+//! at a time, never across a wait.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use axum::{Json, Router};
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::bill::{Bill, BillKeeper};
+use super::cache::PromptCache;
+use super::deliver;
+use super::request::ApiError;
+use super::script::{Reply, Script};
+use super::{Latency, ReplayError};
+use crate::budget::PriceTable;
+
+/// Largest body of a request, in bytes: the API's own limit.
+const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
+/// How long [`FakeServer::stop`] waits for connections to end.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// How a server runs.
+#[derive(Debug, Clone)]
+pub struct FakeOptions {
+    /// Where it listens; port 0 takes any free one.
+    pub address: SocketAddr,
+    /// Delay of every reply, besides its own.
+    pub latency: Latency,
+    /// Where billed calls are logged; a bill that is already there is continued.
+    pub bill_path: Option<PathBuf>,
+    /// Prices to bill by; the built-in ones when `None`.
+    pub prices: Option<Arc<PriceTable>>,
+}
+
+impl Default for FakeOptions {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            latency: Latency::None,
+            bill_path: None,
+            prices: None,
+        }
+    }
+}
+
+/// A running server; dropping it stops it, too, but without waiting.
+#[derive(Debug)]
+pub struct FakeServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+/// The replies to one request key and how many calls have had theirs.
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) replies: Vec<Reply>,
+    pub(super) next: AtomicUsize,
+}
+
+/// What all calls share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) queues: HashMap<Arc<str>, Queue>,
+    pub(super) latency: Latency,
+    pub(super) prices: Arc<PriceTable>,
+    pub(super) bill: BillKeeper,
+    pub(super) cache: Mutex<PromptCache>,
+    /// Requests so far, whatever became of them.
+    requests: AtomicU64,
+    pub(super) stopped: CancellationToken,
+}
+
+impl FakeServer {
+    /// Starts answering.
+    ///
+    /// # Errors
+    /// [`ReplayError`] when the address, the bill or the price table cannot be used.
+    pub async fn start(script: Script, options: FakeOptions) -> Result<Self, ReplayError> {
+        let prices = match options.prices {
+            Some(prices) => prices,
+            None => Arc::new(PriceTable::builtin()?),
+        };
+        let bill = BillKeeper::open(options.bill_path.as_deref())?;
+        let unusable = |source| ReplayError::Listen { address: options.address, source };
+        let listener = TcpListener::bind(options.address).await.map_err(unusable)?;
+        let address = listener.local_addr().map_err(unusable)?;
+        let queue = |replies| Queue { replies, next: AtomicUsize::new(0) };
+        let shared = Arc::new(Shared {
+            queues: script.replies.into_iter().map(|(key, replies)| (key, queue(replies))).collect(),
+            latency: options.latency,
+            prices,
+            bill,
+            cache: Mutex::default(),
+            requests: AtomicU64::new(0),
+            stopped: CancellationToken::new(),
+        });
+        let router = Router::new()
+            .route("/v1/messages", post(messages))
+            .route("/bill", get(bill_now).delete(bill_reset))
+            .fallback(not_found)
+            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+            .with_state(shared.clone());
+        // A refused option costs only speed, so the failure is not worth a connection.
+        let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
+        let stopped = shared.stopped.clone();
+        let serve = axum::serve(listener, router).with_graceful_shutdown(stopped.cancelled_owned());
+        let task = tokio::spawn(async move {
+            if let Err(error) = serve.await {
+                tracing::error!(%error, "the replay server stopped");
+            }
+        });
+        Ok(Self { address, shared, task })
+    }
+
+    /// What the client's base URL has to be: `http://127.0.0.1:40123`.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// What all calls so far cost, those of an earlier run in the same bill file included.
+    #[must_use]
+    pub fn bill(&self) -> Bill {
+        self.shared.bill.snapshot()
+    }
+
+    /// Requests that arrived so far, refused ones included.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::Relaxed)
+    }
+
+    /// Ends all calls, waits (at most five seconds) for the connections to close and returns the last bill.
+    pub async fn stop(mut self) -> Bill {
+        self.shared.stopped.cancel();
+        if tokio::time::timeout(STOP_LIMIT, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
+        self.bill()
+    }
+}
+
+impl Drop for FakeServer {
+    fn drop(&mut self) {
+        self.shared.stopped.cancel();
+    }
+}
+
+async fn bill_now(State(shared): State<Arc<Shared>>) -> Json<Bill> {
+    Json(shared.bill.snapshot())
+}
+
+async fn bill_reset(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.bill.reset() {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => deliver::error_response(&deliver::internal(&error), "req_bill", None),
+    }
+}
+
+async fn not_found() -> Response {
+    let error = ApiError { status: StatusCode::NOT_FOUND, kind: "not_found_error", message: "Not found".into() };
+    deliver::error_response(&error, "req_not_found", None)
+}
+
+async fn messages(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let number = shared.requests.fetch_add(1, Ordering::Relaxed) + 1;
+    let request_id = format!("req_fake_{number:08}");
+    let Ok(body) = body else { return deliver::too_large(&request_id) };
+    match shared.answer(number, &request_id, &headers, &body).await {
+        Ok(response) => response,
+        Err(error) => deliver::error_response(&error, &request_id, None),
+    }
+}
