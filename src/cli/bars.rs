@@ -78,7 +78,11 @@ impl Bars {
         };
         let spent = job.cost();
         let left = self.time_left(totals.succeeded, totals.total, now.since(started));
-        self.total.set_message(format!("{doing}{running} running, {spent} of {}, {}{left}", watched.limit(), clock(now.since(started))));
+        self.total.set_message(format!(
+            "{doing}{running} running, {spent} of {}, {}{left}",
+            watched.limit(),
+            clock(now.since(started))
+        ));
     }
 
     /// Extrapolates from what this process has seen; nothing sensible can be said before all plans are in.

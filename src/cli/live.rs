@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::Failure;
 use super::bars::Bars;
 use super::screen::Screen;
-use crate::backend::{Backend, Scope};
+use crate::backend::Backend;
+use crate::clock::Timestamp;
 use crate::coordinator::CoordinatorError;
 use crate::job::{Job, JobStatus};
 use crate::protocol::{Event, JobId, JobOutcome, MicroUsd, Origin, RecordedEvent, TaskKind};
@@ -25,12 +26,21 @@ pub(super) struct Watched {
     seq: u64,
     limit: MicroUsd,
     estimate: MicroUsd,
+    active_ms: u64,
+    active_since: Option<Timestamp>,
 }
 
 impl Watched {
     /// Folds the whole log of `id`.
     pub(super) async fn load(backend: &Backend, id: &JobId) -> Result<Self, Failure> {
-        let mut watched = Self { job: Job::new(id.clone()), seq: 0, limit: MicroUsd::ZERO, estimate: MicroUsd::ZERO };
+        let mut watched = Self {
+            job: Job::new(id.clone()),
+            seq: 0,
+            limit: MicroUsd::ZERO,
+            estimate: MicroUsd::ZERO,
+            active_ms: 0,
+            active_since: None,
+        };
         watched.refresh(backend).await?;
         Ok(watched)
     }
@@ -50,6 +60,7 @@ impl Watched {
                     source: Box::new(source),
                 })?;
                 self.seq = recorded.seq;
+                self.count_time(&recorded);
                 match &recorded.event {
                     Event::JobSubmitted { budget, .. } => self.limit = *budget,
                     Event::BudgetChanged { limit } => self.limit = *limit,
@@ -59,6 +70,21 @@ impl Watched {
                 news.push(recorded);
             }
         }
+    }
+
+    /// Counts the time in which the job was worked on: not while it waited for a person or lay still after an end.
+    fn count_time(&mut self, recorded: &RecordedEvent) {
+        let until = recorded.at;
+        if let Some(since) = self.active_since.take() {
+            self.active_ms += u64::try_from(until.since(since).as_millis()).unwrap_or(u64::MAX);
+        }
+        let waits = matches!(self.job.status(), JobStatus::Ended(_) | JobStatus::Paused | JobStatus::AwaitingApproval);
+        self.active_since = (!waits).then_some(until);
+    }
+
+    /// Time in which the job was worked on, in milliseconds.
+    pub(super) const fn active_ms(&self) -> u64 {
+        self.active_ms
     }
 
     /// The job's limit as the log knows it.
@@ -138,7 +164,10 @@ impl<'a> Live<'a> {
     }
 
     /// Runs `question` with the bars out of the way, on a thread that may block.
-    pub(super) async fn suspended<Q: Future<Output = Result<bool, Failure>>>(&self, question: impl FnOnce() -> Q) -> Result<bool, Failure> {
+    pub(super) async fn suspended<Q: Future<Output = Result<bool, Failure>>>(
+        &self,
+        question: impl FnOnce() -> Q,
+    ) -> Result<bool, Failure> {
         if let Some(bars) = &self.bars {
             bars.hide();
         }
@@ -154,11 +183,6 @@ impl<'a> Live<'a> {
         if let Some(bars) = &self.bars {
             bars.hide();
         }
-    }
-
-    /// What a job has been charged so far, running calls' reservations not included.
-    pub(super) async fn spent(&self) -> Result<MicroUsd, Failure> {
-        Ok(self.backend.ledger.balance(&Scope::Job(self.watched.job.id().clone())).await?.spent)
     }
 }
 
@@ -205,7 +229,9 @@ pub(super) fn describe(watched: &Watched, recorded: &RecordedEvent) -> Option<St
             format!("plan: {} features, {files} files: {}", plan.features.len(), plan.summary)
         }
         Event::FeaturePlanned { feature, plan } => format!("feature {feature}: {} tasks", plan.tasks.len()),
-        Event::ApprovalRequested { estimate } => format!("the plan waits for approval; the rest will cost about {estimate}"),
+        Event::ApprovalRequested { estimate } => {
+            format!("the plan waits for approval; the rest will cost about {estimate}")
+        }
         Event::PlanApproved => "plan approved".into(),
         Event::FeatureCommitted { feature, files, complete, .. } => {
             let kind = if *complete { "complete" } else { "partial" };

@@ -52,7 +52,8 @@ pub(super) fn start_logs(settings: &LogSettings) -> Result<(), Failure> {
 /// Opens the stores, creating them if need be.
 pub(super) async fn open(common: &Common, loaded: &Loaded, role: &str) -> Result<(Backend, InstanceId), Failure> {
     let instance = InstanceId::fresh(role);
-    let durability = if loaded.settings.storage.durability == "process" { Durability::Process } else { Durability::Full };
+    let durability =
+        if loaded.settings.storage.durability == "process" { Durability::Process } else { Durability::Full };
     let backend = embedded::open(&common.data, &instance, durability, Clock::system()).await?;
     if let Ok(limit) = loaded.settings.budget.account_limit_usd.parse::<MicroUsd>() {
         let present = backend.ledger.balance(&Scope::Account).await?;
@@ -65,10 +66,18 @@ pub(super) async fn open(common: &Common, loaded: &Loaded, role: &str) -> Result
 }
 
 /// Opens stores that must exist already, for commands that only make sense then.
-pub(super) async fn open_existing(common: &Common, loaded: &Loaded, role: &str) -> Result<(Backend, InstanceId), Failure> {
+pub(super) async fn open_existing(
+    common: &Common,
+    loaded: &Loaded,
+    role: &str,
+) -> Result<(Backend, InstanceId), Failure> {
     if !common.data.is_dir() {
         let what = format!("there is no data directory {}", common.data.display());
-        return Err(Failure::error("CS-CLI-011", what, "run the command where the job was started, or name the directory with --data"));
+        return Err(Failure::error(
+            "CS-CLI-011",
+            what,
+            "run the command where the job was started, or name the directory with --data",
+        ));
     }
     open(common, loaded, role).await
 }
@@ -78,7 +87,11 @@ pub(super) async fn find_job(backend: &Backend, given: Option<&str>) -> Result<J
     let mut jobs = backend.events.jobs().await?;
     let Some(given) = given else {
         return jobs.pop().ok_or_else(|| {
-            Failure::error("CS-CLI-012", "there is no job in this data directory", "start one with `codeswarm run PROPOSAL`")
+            Failure::error(
+                "CS-CLI-012",
+                "there is no job in this data directory",
+                "start one with `codeswarm run PROPOSAL`",
+            )
         });
     };
     let mut matching = jobs.into_iter().filter(|entry| entry.job.as_str().starts_with(given));

@@ -19,8 +19,16 @@ pub(super) async fn ask(screen: &Screen, watched: &Watched) -> Result<bool, Fail
     });
     match answer.await {
         Ok(Ok(line)) => Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes")),
-        Ok(Err(error)) => Err(Failure::error("CS-CLI-006", format!("cannot read the answer: {error}"), "add --yes to accept the plan")),
-        Err(error) => Err(Failure::error("CS-CLI-006", format!("cannot read the answer: {error}"), "add --yes to accept the plan")),
+        Ok(Err(error)) => Err(Failure::error(
+            "CS-CLI-006",
+            format!("cannot read the answer: {error}"),
+            "add --yes to accept the plan",
+        )),
+        Err(error) => Err(Failure::error(
+            "CS-CLI-006",
+            format!("cannot read the answer: {error}"),
+            "add --yes to accept the plan",
+        )),
     }
 }
 
@@ -35,7 +43,12 @@ pub(super) fn render(screen: &Screen, watched: &Watched) -> String {
             let after = if needs.is_empty() { String::new() } else { format!(", after {}", needs.join(", ")) };
             text.push_str(&format!("\n{} ({}{after})\n", screen.bold(feature.id.as_str()), feature.priority.as_str()));
             for task in job.feature_tasks(&feature.id) {
-                text.push_str(&format!("  {:<40} {:<12} {}\n", task.path().unwrap_or_default(), task.agent, task.title));
+                text.push_str(&format!(
+                    "  {:<40} {:<12} {}\n",
+                    task.path().unwrap_or_default(),
+                    task.agent,
+                    task.title
+                ));
             }
         }
     }

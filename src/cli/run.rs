@@ -14,7 +14,7 @@ use crate::coordinator::{self, Lead, Submission};
 use crate::fleet::{LocalFleet, LocalOptions, Parts};
 use crate::job::JobStatus;
 use crate::protocol::{Command, InstanceId, JobId, JobSettings, MicroUsd, Origin};
-use crate::workspace;
+use crate::workspace::{self, OutputMode};
 
 /// How long running calls may take to finish after the first Ctrl-C.
 const DRAIN: Duration = Duration::from_secs(600);
@@ -26,7 +26,9 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: RunArgs) -> Resu
     let proposal = read_proposal(&args.proposal, loaded.settings.job.max_proposal_bytes)?;
     let budget = budget(args.budget.as_deref(), &loaded.settings)?;
     let out = output_directory(args.out.as_deref(), &args.proposal)?;
-    workspace::preflight(&out).await?;
+    let id = JobId::fresh();
+    let mode = if args.git { OutputMode::Git } else { OutputMode::Directory };
+    workspace::preflight(&out, mode, &id).await?;
     if !args.yes && !screen.interactive {
         let remedy = "add --yes to accept the plan without being asked";
         return Err(Failure::usage("CS-CLI-001", "the plan has to be accepted, and nobody can be asked here", remedy));
@@ -34,6 +36,7 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: RunArgs) -> Resu
     let parts = parts(common, &loaded, &args.fleet).await?;
     let (backend, instance) = opened::open(common, &loaded, "run").await?;
     let submission = Submission {
+        job: id,
         name: name_of(&proposal, &args.proposal),
         proposal,
         budget,
@@ -90,8 +93,12 @@ async fn lead(
     job: JobId,
     yes: bool,
 ) -> Result<Exit, Failure> {
-    let options =
-        LocalOptions { instance: instance.clone(), lead: Lead::Only(job.clone()), slots: settings.fleet.concurrency, drain: DRAIN };
+    let options = LocalOptions {
+        instance: instance.clone(),
+        lead: Lead::Only(job.clone()),
+        slots: settings.fleet.concurrency,
+        drain: DRAIN,
+    };
     let local = LocalFleet::start(backend, parts, settings, options).await?;
     let mut live = Live::new(screen, backend, &job).await?;
     let mut asked = false;
@@ -148,17 +155,26 @@ pub(super) async fn interrupted() {
 fn budget(given: Option<&str>, settings: &Settings) -> Result<MicroUsd, Failure> {
     let text = given.unwrap_or(&settings.job.budget_usd);
     let amount = text.parse::<MicroUsd>().map_err(|error| {
-        Failure::usage("CS-CLI-003", format!("--budget: {error}"), "give US dollars above zero, for example --budget 5 or --budget 0.25")
+        Failure::usage(
+            "CS-CLI-003",
+            format!("--budget: {error}"),
+            "give US dollars above zero, for example --budget 5 or --budget 0.25",
+        )
     })?;
     if amount == MicroUsd::ZERO {
         let what = "--budget: a budget of $0.00 allows no call at all";
-        return Err(Failure::usage("CS-CLI-003", what, "give US dollars above zero, for example --budget 5 or --budget 0.25"));
+        return Err(Failure::usage(
+            "CS-CLI-003",
+            what,
+            "give US dollars above zero, for example --budget 5 or --budget 0.25",
+        ));
     }
     Ok(amount)
 }
 
 fn read_proposal(path: &Path, max_bytes: u64) -> Result<String, Failure> {
-    let fail = |why: String, remedy: &str| Failure::usage("CS-CLI-004", format!("proposal {}: {why}", path.display()), remedy);
+    let fail =
+        |why: String, remedy: &str| Failure::usage("CS-CLI-004", format!("proposal {}: {why}", path.display()), remedy);
     let readable = "name a readable text file";
     let meta = std::fs::metadata(path).map_err(|error| fail(error.to_string(), readable))?;
     if !meta.is_file() {
@@ -193,8 +209,9 @@ fn output_directory(given: Option<&Path>, proposal: &Path) -> Result<PathBuf, Fa
 }
 
 fn absolute(path: &Path, flag: &str) -> Result<PathBuf, Failure> {
-    std::path::absolute(path)
-        .map_err(|error| Failure::usage("CS-CLI-005", format!("{flag} {}: {error}", path.display()), "name another path"))
+    std::path::absolute(path).map_err(|error| {
+        Failure::usage("CS-CLI-005", format!("{flag} {}: {error}", path.display()), "name another path")
+    })
 }
 
 fn origin(fleet: &FleetArgs) -> Result<Origin, Failure> {

@@ -69,7 +69,8 @@ impl<'a> Summary<'a> {
         let (name, reason) = self.headline();
         let (done, all) = self.files();
         let (sequential, active) = self.times_ms();
-        let mut lines = vec![String::new(), format!("{} {}", screen.bold(&format!("Job {}", job.id())), screen.bold(name))];
+        let mut lines =
+            vec![String::new(), format!("{} {}", screen.bold(&format!("Job {}", job.id())), screen.bold(name))];
         if !reason.is_empty() && name != "completed" {
             lines.push(format!("  reason         {reason}"));
         }
@@ -89,7 +90,10 @@ impl<'a> Summary<'a> {
         }
         let (path, _) = job.critical_path();
         if path.len() > 1 {
-            let shown: Vec<String> = path.iter().map(|id| job.task(id).and_then(|task| task.path()).unwrap_or(id.as_str()).to_owned()).collect();
+            let shown: Vec<String> = path
+                .iter()
+                .map(|id| job.task(id).and_then(|task| task.path()).unwrap_or(id.as_str()).to_owned())
+                .collect();
             lines.push(format!("  critical path  {}", shown.join(" > ")));
         }
         for warning in job.warnings() {

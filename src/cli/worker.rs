@@ -36,7 +36,8 @@ pub fn worker_main(agent: &'static str) -> ExitCode {
 }
 
 async fn work(screen: &Screen, cli: WorkerCli, agent: &'static str) -> Result<Exit, Failure> {
-    let agent = AgentType::new(agent).map_err(|error| Failure::error("CS-CLI-020", error.to_string(), "use a known agent type"))?;
+    let agent = AgentType::new(agent)
+        .map_err(|error| Failure::error("CS-CLI-020", error.to_string(), "use a known agent type"))?;
     let loaded = opened::settings(&cli.common, opened::flags(&cli.fleet))?;
     opened::start_logs(&loaded.settings.log)?;
     let base: PathBuf = opened::config_base(&cli.common);

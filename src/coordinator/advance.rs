@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use super::running::{Ending, Running};
+use super::running::Running;
 use super::{Coordinator, CoordinatorError, recover};
 use crate::backend::Scope;
 use crate::clock::Timestamp;
 use crate::job::{Decision, JobStatus};
 use crate::protocol::{FailureKind, JobId, JobOutcome};
 
-/// How long a job that has nothing left to start waits for attempts that never report.
-const END_GRACE: Duration = Duration::from_secs(3_600);
+/// How long a cancelled job waits for its running calls to report what they cost.
+const CANCEL_GRACE: Duration = Duration::from_secs(2);
+
+/// The same for jobs that ended in any other way: their calls run to their own end.
+const END_GRACE: Duration = Duration::from_secs(900);
 
 impl Coordinator {
     /// Looks after every led job once.
@@ -21,10 +24,10 @@ impl Coordinator {
             self.warn(&id, now).await?;
             self.request_approval(&id, now)?;
             if let Some(running) = self.jobs.get_mut(&id) {
-                note_end(running, now);
+                stage_end(running, now)?;
             }
+            self.wind_down(&id, now).await?;
             self.start_commit(&id)?;
-            self.end(&id, now).await?;
         }
         Ok(())
     }
@@ -56,41 +59,42 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Records the end once the last calls are in and partial results are written.
-    async fn end(&mut self, id: &JobId, now: Timestamp) -> Result<(), CoordinatorError> {
+    /// Winds an ended job down: partial results are written, running calls report what they cost, and messages that still
+    /// lie in queues are not paid for before somebody resumes the job.
+    async fn wind_down(&mut self, id: &JobId, now: Timestamp) -> Result<(), CoordinatorError> {
         let Some(running) = self.jobs.get_mut(id) else { return Ok(()) };
-        let Some(ending) = &running.ending else { return Ok(()) };
-        let waits_for_calls = running.job.in_flight().len() > 0 && now < ending.deadline;
-        if waits_for_calls || running.committing || !running.job.uncommitted().is_empty() {
-            return Ok(());
-        }
-        let (outcome, reason) = (ending.outcome, ending.reason.clone());
-        running.stage(Decision::End { outcome, reason }, now)?;
-        if outcome != JobOutcome::Completed {
-            // Messages of this job may still lie in queues; nobody shall pay for them before it is resumed.
-            recover::set_stop(&self.backend, &self.options.instance, id, Some("ended")).await?;
+        let JobStatus::Ended(outcome) = running.job.status() else { return Ok(()) };
+        if running.gives_up_at.is_none() {
+            let patience = if outcome == JobOutcome::Cancelled { CANCEL_GRACE } else { END_GRACE };
+            running.gives_up_at = Some(now.after(patience));
+            if outcome != JobOutcome::Completed {
+                recover::set_stop(&self.backend, &self.options.instance, id, Some("ended")).await?;
+            }
         }
         Ok(())
     }
 
-    /// Lets go of jobs whose end has been logged.
+    /// Lets go of jobs that have ended and are wound down.
     pub(super) fn drop_ended(&mut self) {
-        self.jobs.retain(|_, running| !matches!(running.job.status(), JobStatus::Ended(_)));
+        let now = self.backend.clock.now();
+        self.jobs.retain(|_, running| !running.is_over(now));
     }
 }
 
-/// Finds out whether the job is coming to an end by itself.
-fn note_end(running: &mut Running, now: Timestamp) {
-    if running.ending.is_some() || matches!(running.job.status(), JobStatus::Paused | JobStatus::AwaitingApproval) {
-        return;
+/// Ends the job if it is over by itself.
+fn stage_end(running: &mut Running, now: Timestamp) -> Result<(), CoordinatorError> {
+    if matches!(running.job.status(), JobStatus::Ended(_) | JobStatus::Paused | JobStatus::AwaitingApproval)
+        || running.committing
+    {
+        return Ok(());
     }
-    let deadline = now.after(END_GRACE);
-    if let Some(reason) = running.fatal.clone() {
-        running.ending = Some(Ending { outcome: JobOutcome::Failed, reason, deadline });
-    } else if let Some((outcome, reason)) = running.job.natural_end() {
-        running.ending = Some(Ending { outcome, reason, deadline });
-    } else if let Some(reason) = out_of_money(running, now) {
-        running.ending = Some(Ending { outcome: JobOutcome::BudgetExhausted, reason, deadline });
+    let end = running
+        .job
+        .natural_end()
+        .or_else(|| out_of_money(running, now).map(|reason| (JobOutcome::BudgetExhausted, reason)));
+    match end {
+        Some((outcome, reason)) => running.stage(Decision::End { outcome, reason }, now),
+        None => Ok(()),
     }
 }
 
@@ -107,6 +111,7 @@ fn out_of_money(running: &mut Running, now: Timestamp) -> Option<String> {
         return None;
     }
     let refused = running.unaffordable.iter().filter_map(|id| running.job.task(id)?.last_failure.as_ref());
-    let cheapest = refused.filter(|failure| failure.kind == FailureKind::Budget).min_by_key(|failure| failure.needed)?;
+    let cheapest =
+        refused.filter(|failure| failure.kind == FailureKind::Budget).min_by_key(|failure| failure.needed)?;
     Some(cheapest.message.clone())
 }

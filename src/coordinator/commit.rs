@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::running::{Ending, Running};
+use super::running::Running;
 use super::{Coordinator, CoordinatorError};
 use crate::backend::{Artifacts, BackendError};
 use crate::clock::Timestamp;
 use crate::error::report;
-use crate::job::{Decision, Task};
+use crate::job::{Decision, JobStatus, Task};
 use crate::protocol::{ArtifactRef, FeatureId, JobId, JobOutcome, TaskId};
 use crate::workspace::{CommitReport, FeatureCommit, OutputMode, Workspace, WorkspaceError};
 
@@ -59,7 +59,7 @@ impl Coordinator {
     /// is coming to an end, what there is of the unfinished ones.
     pub(super) fn start_commit(&mut self, id: &JobId) -> Result<(), CoordinatorError> {
         let Some(running) = self.jobs.get_mut(id) else { return Ok(()) };
-        if running.committing {
+        if running.committing || running.commit_failed {
             return Ok(());
         }
         let Some(order) = next_order(running) else { return Ok(()) };
@@ -85,25 +85,39 @@ impl Coordinator {
             Ok((workspace, report)) => {
                 running.workspace = Some(workspace);
                 let commit = report.commit;
-                running.stage(Decision::FeatureCommitted { feature: done.feature, files: report.files, complete: done.complete, commit }, now)
+                running.stage(
+                    Decision::FeatureCommitted {
+                        feature: done.feature,
+                        files: report.files,
+                        complete: done.complete,
+                        commit,
+                    },
+                    now,
+                )
             }
             Err(error) => fail(running, &done.feature, &error, now),
         }
     }
 }
 
-fn fail(running: &mut Running, feature: &FeatureId, error: &CommitError, now: Timestamp) -> Result<(), CoordinatorError> {
+fn fail(
+    running: &mut Running,
+    feature: &FeatureId,
+    error: &CommitError,
+    now: Timestamp,
+) -> Result<(), CoordinatorError> {
     let reason = format!("feature {feature} could not be written: {}", error.report());
     tracing::error!(job = %running.id, %reason);
-    running.ending = None;
+    running.commit_failed = true;
+    if matches!(running.job.status(), JobStatus::Ended(_)) {
+        return Ok(());
+    }
     running.stage(Decision::End { outcome: JobOutcome::Failed, reason }, now)
 }
 
 fn next_order(running: &Running) -> Option<CommitOrder> {
-    let complete = running.job.commit_ready().into_iter().next();
-    let is_ending = running.ending.as_ref().is_some_and(|Ending { outcome, .. }| *outcome != JobOutcome::Completed);
-    let calls_are_in = is_ending && running.job.in_flight().len() == 0;
-    let (feature, complete) = match complete {
+    let calls_are_in = running.gives_up_at.is_some() && running.job.in_flight().len() == 0;
+    let (feature, complete) = match running.job.commit_ready().into_iter().next() {
         Some(feature) => (feature, true),
         None if calls_are_in => (running.job.uncommitted().into_iter().next()?, false),
         None => return None,
@@ -128,7 +142,10 @@ fn finished_files(running: &Running, feature: &FeatureId) -> Vec<(String, Artifa
     running.job.feature_tasks(feature).filter_map(file).collect()
 }
 
-async fn carry_out(artifacts: Arc<dyn Artifacts>, order: CommitOrder) -> Result<(Arc<Workspace>, CommitReport), CommitError> {
+async fn carry_out(
+    artifacts: Arc<dyn Artifacts>,
+    order: CommitOrder,
+) -> Result<(Arc<Workspace>, CommitReport), CommitError> {
     let mut files: Vec<(String, Bytes, TaskId)> = Vec::with_capacity(order.files.len());
     for (path, artifact, task) in order.files {
         files.push((path, artifacts.get(&artifact).await?, task));

@@ -18,9 +18,6 @@ impl Coordinator {
         let mut candidates: Vec<Candidate<JobId>> = Vec::new();
         for running in self.jobs.values() {
             running.job.in_flight().for_each(|task| out.add(&task.agent));
-            if running.ending.is_some() {
-                continue;
-            }
             let ready = running.job.dispatchable(now).filter(|task| !running.lacks_money(&task.id));
             candidates.extend(ready.map(|task| Candidate {
                 job: running.id.clone(),
@@ -35,7 +32,13 @@ impl Coordinator {
         for choice in chosen {
             let Some(running) = self.jobs.get_mut(&choice.job) else { continue };
             running.stage(Decision::Dispatch { tasks: vec![choice.task.clone()] }, now)?;
-            messages.push(message(&self.backend, &self.options.instance, self.leadership.term(), running, &choice.task)?);
+            messages.push(message(
+                &self.backend,
+                &self.options.instance,
+                self.leadership.term(),
+                running,
+                &choice.task,
+            )?);
         }
         Ok(messages)
     }
@@ -81,8 +84,14 @@ pub(super) fn message(
     let queue = Queue::Task { agent: payload.agent.clone(), priority: payload.priority };
     let recipient = Recipient::Type(payload.agent.clone());
     let priority = payload.priority;
-    let mut envelope =
-        Envelope::new(MessageKind::Command, instance.clone(), recipient, payload.job.to_string(), backend.clock.now(), payload);
+    let mut envelope = Envelope::new(
+        MessageKind::Command,
+        instance.clone(),
+        recipient,
+        payload.job.to_string(),
+        backend.clock.now(),
+        payload,
+    );
     envelope.priority = priority;
     let body = serde_json::to_vec(&envelope)
         .map_err(|error| BackendError::Invalid { field: "task message", why: error.to_string() })?;

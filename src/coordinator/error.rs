@@ -65,10 +65,14 @@ impl Coded for CoordinatorError {
 
     fn remedy(&self) -> String {
         match self {
-            Self::NotLeader { .. } => "wait for the other run to finish, stop it, or use another --data directory".into(),
+            Self::NotLeader { .. } => {
+                "wait for the other run to finish, stop it, or use another --data directory".into()
+            }
             Self::Deposed => "nothing to do: the other coordinator goes on with the jobs".into(),
             Self::Backend(error) => error.remedy(),
-            Self::Log { .. } => "use the program version that wrote the log, or start the job anew with a fresh --data directory".into(),
+            Self::Log { .. } => {
+                "use the program version that wrote the log, or start the job anew with a fresh --data directory".into()
+            }
             Self::Refused { .. } => "`codeswarm status` shows what the job is doing".into(),
             Self::UnknownJob { .. } => "`codeswarm list` shows the jobs there are".into(),
             Self::LoopEnded(_) => "run `codeswarm resume`; nothing is lost. Please report this as a bug".into(),

@@ -44,7 +44,7 @@ impl Estimator {
         let Ok(role) = self.roles.get(&task.agent) else { return MicroUsd::ZERO };
         let (context, output) = match task.kind {
             TaskKind::File { .. } => {
-                (u64::from(job.direct_needs_tokens(&task.id)), u64::from(task.estimated_tokens) + THINKING_TOKENS)
+                (direct_needs_tokens(job, task), u64::from(task.estimated_tokens) + THINKING_TOKENS)
             }
             _ => (0, PLAN_TOKENS),
         };
@@ -52,4 +52,9 @@ impl Estimator {
         let usage = Usage { input: context + PROMPT_TOKENS, cache_read: head_tokens, output, ..Usage::default() };
         self.prices.charge(&role.model, &usage).unwrap_or_default()
     }
+}
+
+/// Expected size of the files that `task` is given in full.
+fn direct_needs_tokens(job: &Job, task: &Task) -> u64 {
+    job.direct_needs(&task.id).map(|needed| u64::from(needed.estimated_tokens)).sum()
 }

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::CoordinatorError;
 pub use estimate::Estimator;
-pub use submit::{Submission, command, submit};
+pub use submit::{Submission, command, refuse_if_led, submit};
 
 use commit::CommitDone;
 use intake::Handled;
@@ -84,7 +84,14 @@ impl Coordinator {
     /// [`CoordinatorError::NotLeader`] while another coordinator leads; store errors.
     pub async fn elect(backend: Backend, options: CoordinatorOptions) -> Result<Self, CoordinatorError> {
         let leadership = Leadership::acquire(&backend, &options.instance).await?;
-        Ok(Self { backend, options, leadership, jobs: BTreeMap::new(), capacity: Capacity::default(), commits: mpsc::channel(64) })
+        Ok(Self {
+            backend,
+            options,
+            leadership,
+            jobs: BTreeMap::new(),
+            capacity: Capacity::default(),
+            commits: mpsc::channel(64),
+        })
     }
 
     /// Leads until `shutdown` is cancelled, or, with [`Lead::Only`], until the job has ended.

@@ -38,7 +38,9 @@ impl Coordinator {
         let asked_for = self.options.lead == Lead::Only(id.clone());
         match running.job.status() {
             // To be led by name is to be resumed.
-            JobStatus::Ended(_) | JobStatus::Paused if asked_for => running.stage(Decision::Resume, self.backend.clock.now())?,
+            JobStatus::Ended(_) | JobStatus::Paused if asked_for => {
+                running.stage(Decision::Resume, self.backend.clock.now())?
+            }
             JobStatus::Ended(_) => return Ok(()),
             _ => {}
         }
@@ -54,7 +56,13 @@ impl Coordinator {
         let tasks: Vec<TaskId> = running.job.in_flight().map(|task| task.id.clone()).collect();
         let mut messages = Vec::with_capacity(tasks.len());
         for task in &tasks {
-            messages.push(dispatch::message(&self.backend, &self.options.instance, self.leadership.term(), running, task)?);
+            messages.push(dispatch::message(
+                &self.backend,
+                &self.options.instance,
+                self.leadership.term(),
+                running,
+                task,
+            )?);
         }
         if !messages.is_empty() {
             tracing::info!(job = %running.id, tasks = messages.len(), "publishing unanswered tasks again");
@@ -70,9 +78,15 @@ impl Coordinator {
 }
 
 /// Sets or removes the record that keeps a job's attempts from being claimed.
-pub(super) async fn set_stop(backend: &Backend, writer: &InstanceId, id: &JobId, why: Option<&'static str>) -> Result<(), CoordinatorError> {
+pub(super) async fn set_stop(
+    backend: &Backend,
+    writer: &InstanceId,
+    id: &JobId,
+    why: Option<&'static str>,
+) -> Result<(), CoordinatorError> {
     let key = worker::stop_key(id);
-    let present = backend.state.get(std::slice::from_ref(&key)).await?.into_iter().flatten().any(|entry| entry.value.is_some());
+    let present =
+        backend.state.get(std::slice::from_ref(&key)).await?.into_iter().flatten().any(|entry| entry.value.is_some());
     if present == why.is_some() {
         return Ok(());
     }

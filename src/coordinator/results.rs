@@ -5,20 +5,16 @@
 
 use std::time::Duration;
 
-use super::running::{Ending, Running};
+use super::running::Running;
 use super::{Coordinator, CoordinatorError, recover};
 use crate::backend::{Backend, BackendError, Signal};
 use crate::clock::Timestamp;
-use crate::error::Coded;
-use crate::job::{Decision, PlanProduct};
+use crate::job::{Decision, Product};
 use crate::protocol::{
-    ArtifactRef, Command, CommandMessage, FailureKind, FeaturePlan, JobId, JobOutcome, ProtocolError, StrategicPlan, TaskFailure,
-    TaskKind, TaskOutcome, TaskResult, validate,
+    ArtifactRef, Command, CommandMessage, FailureKind, JobId, ProtocolError, TaskFailure, TaskKind, TaskOutcome,
+    TaskResult,
 };
 use crate::resilience::RetryPolicy;
-
-/// How long a cancelled job waits for its running calls to report what they cost.
-const CANCEL_GRACE: Duration = Duration::from_millis(500);
 
 /// Outer error: the coordinator cannot go on. Inner error: the message is not worth anything.
 pub(super) type Outcome = Result<Result<(), ProtocolError>, CoordinatorError>;
@@ -36,7 +32,7 @@ impl Coordinator {
         let (result, product) = match &result.outcome {
             TaskOutcome::Succeeded { receipt } => {
                 let artifact = receipt.artifact.clone();
-                match read_product(&self.backend, running, &kind, &artifact).await? {
+                match read_product(&self.backend, &kind, &artifact).await? {
                     Ok(product) => (result, product),
                     Err(why) => (rejected(result, why), None),
                 }
@@ -45,12 +41,7 @@ impl Coordinator {
         };
         let retry_at = retry_at(&result, failures, &self.options.retry, now);
         note_money(running, &result);
-        if let TaskOutcome::Failed { failure } = &result.outcome
-            && failure.kind == FailureKind::Fatal
-        {
-            running.fatal = Some(failure.message.clone());
-        }
-        running.stage(Decision::Accept { result: Box::new(result), product, retry_at }, now)?;
+        running.stage(Decision::Accept { result, product, retry_at }, now)?;
         Ok(Ok(()))
     }
 
@@ -66,14 +57,10 @@ impl Coordinator {
             return Ok(Ok(()));
         }
         let now = self.backend.clock.now();
-        if let Command::Cancel { reason } = &message.command {
+        if matches!(message.command, Command::Cancel { .. }) {
+            // First the durable record, so that nothing new is claimed; then the hint, so that what runs stops at once.
             recover::set_stop(&self.backend, &self.options.instance, &id, Some("cancelled")).await?;
             self.backend.broker.signal(Signal::CancelJob { job: id.clone() }).await?;
-            if let Some(running) = self.jobs.get_mut(&id) {
-                let reason = reason.clone();
-                running.ending = Some(Ending { outcome: JobOutcome::Cancelled, reason, deadline: now.after(CANCEL_GRACE) });
-            }
-            return Ok(Ok(()));
         }
         let Some(running) = self.jobs.get_mut(&id) else { return Ok(Ok(())) };
         apply_command(running, message.command, now)?;
@@ -104,7 +91,8 @@ impl Coordinator {
 
 fn apply_command(running: &mut Running, command: Command, now: Timestamp) -> Result<(), CoordinatorError> {
     let decision = match command {
-        Command::Start | Command::Cancel { .. } => return Ok(()),
+        Command::Start => return Ok(()),
+        Command::Cancel { reason } => Decision::Cancel { reason },
         Command::Approve => Decision::Approve,
         Command::Pause => Decision::Pause,
         Command::Resume => Decision::Resume,
@@ -122,47 +110,39 @@ fn apply_command(running: &mut Running, command: Command, now: Timestamp) -> Res
     }
 }
 
-/// Reads and checks a planning task's product. The inner error says what is wrong with it, for the planner to mend.
+/// Reads a planning task's product back; the job itself judges whether the plan is acceptable. The inner error says
+/// what is wrong with it, for the planner to mend.
 async fn read_product(
     backend: &Backend,
-    running: &Running,
     kind: &TaskKind,
     artifact: &ArtifactRef,
-) -> Result<Result<Option<PlanProduct>, String>, CoordinatorError> {
+) -> Result<Result<Option<Product>, String>, CoordinatorError> {
     if matches!(kind, TaskKind::File { .. }) {
         return Ok(Ok(None));
     }
     let bytes = match backend.artifacts.get(artifact).await {
         Ok(bytes) => bytes,
-        Err(error @ (BackendError::NotFound { .. } | BackendError::Corrupt { .. })) => return Ok(Err(error.to_string())),
+        Err(error @ (BackendError::NotFound { .. } | BackendError::Corrupt { .. })) => {
+            return Ok(Err(error.to_string()));
+        }
         Err(error) => return Err(error.into()),
     };
-    Ok(check_product(running, kind, artifact, &bytes))
-}
-
-fn check_product(running: &Running, kind: &TaskKind, artifact: &ArtifactRef, bytes: &[u8]) -> Result<Option<PlanProduct>, String> {
-    match kind {
-        TaskKind::File { .. } => Ok(None),
-        TaskKind::Plan { features } => {
-            let plan: StrategicPlan = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-            validate::strategic_plan(&plan, *features).map_err(|error| error.to_string())?;
-            Ok(Some(PlanProduct::Plan(Box::new(plan), artifact.clone())))
-        }
-        TaskKind::FeaturePlan { feature, tasks } => {
-            let plan: FeaturePlan = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-            let whole = running.job.plan().ok_or("the strategic plan is missing")?;
-            let spec = whole.features.iter().find(|f| f.id == *feature).ok_or("the feature is not in the strategic plan")?;
-            validate::feature_plan(&plan, spec, whole, *tasks).map_err(|error| error.to_string())?;
-            running.job.check_feature_plan(feature, &plan).map_err(|error| error.to_string())?;
-            Ok(Some(PlanProduct::Feature(plan)))
-        }
-    }
+    let parsed = match kind {
+        TaskKind::Plan { .. } => serde_json::from_slice(&bytes).map(|plan| Product::Plan(plan, artifact.clone())),
+        _ => serde_json::from_slice(&bytes).map(Product::Feature),
+    };
+    Ok(parsed.map(Some).map_err(|error| error.to_string()))
 }
 
 /// The same result as a refused attempt: what it cost stays.
 fn rejected(mut result: TaskResult, why: String) -> TaskResult {
-    let failure =
-        TaskFailure { kind: FailureKind::Rejected, code: "CS-COORD-007".into(), message: why, retry_after_ms: None, needed: None };
+    let failure = TaskFailure {
+        kind: FailureKind::Rejected,
+        code: "CS-COORD-007".into(),
+        message: why,
+        retry_after_ms: None,
+        needed: None,
+    };
     result.outcome = TaskOutcome::Failed { failure };
     result
 }
@@ -171,7 +151,9 @@ fn rejected(mut result: TaskResult, why: String) -> TaskResult {
 fn retry_at(result: &TaskResult, failures: u32, retry: &RetryPolicy, now: Timestamp) -> Option<Timestamp> {
     let TaskOutcome::Failed { failure } = &result.outcome else { return None };
     match failure.kind {
-        FailureKind::Rejected | FailureKind::Transient | FailureKind::Lost => Some(now.after(retry.delay(failures + 1))),
+        FailureKind::Rejected | FailureKind::Transient | FailureKind::Lost => {
+            Some(now.after(retry.delay(failures + 1)))
+        }
         FailureKind::Parked => Some(now.after(Duration::from_millis(failure.retry_after_ms.unwrap_or(1_000)))),
         FailureKind::Budget | FailureKind::Cancelled | FailureKind::Fatal => None,
     }

@@ -10,19 +10,11 @@ use super::CoordinatorError;
 use crate::backend::{Backend, BackendError};
 use crate::clock::Timestamp;
 use crate::job::{Decision, Job};
-use crate::protocol::{Event, JobId, JobOutcome, TaskId};
+use crate::protocol::{Event, JobId, TaskId};
 use crate::workspace::Workspace;
 
 /// Events read from the log at once.
 const PAGE: usize = 1_000;
-
-/// A job that is about to end, once its last calls are in and its partial results are written.
-pub(super) struct Ending {
-    pub(super) outcome: JobOutcome,
-    pub(super) reason: String,
-    /// Not waited for running tasks beyond this instant: some may never report, for example after a cancellation.
-    pub(super) deadline: Timestamp,
-}
 
 /// A led job.
 pub(super) struct Running {
@@ -40,10 +32,10 @@ pub(super) struct Running {
     pub(super) waiting_for_money: HashSet<TaskId>,
     /// Refused although nothing else was reserved: not affordable until the budget is changed.
     pub(super) unaffordable: HashSet<TaskId>,
-    /// Set while the job is being brought to an end.
-    pub(super) ending: Option<Ending>,
-    /// What no task of this job can get past: a wrong key, an unknown model.
-    pub(super) fatal: Option<String>,
+    /// Set once the job has ended: running calls that report later than this are not waited for.
+    pub(super) gives_up_at: Option<Timestamp>,
+    /// Files could not be written; trying again is up to whoever resumes the job.
+    pub(super) commit_failed: bool,
     /// The spending warning was raised.
     pub(super) warned: bool,
     /// Cost at which the balance was looked at last, in micro-dollars.
@@ -79,8 +71,8 @@ impl Running {
             committing: false,
             waiting_for_money: HashSet::new(),
             unaffordable: HashSet::new(),
-            ending: None,
-            fatal: None,
+            gives_up_at: None,
+            commit_failed: false,
             warned,
             balance_seen_at: 0,
         };
@@ -122,5 +114,12 @@ impl Running {
     /// Tasks that lack of money keeps from going out.
     pub(super) fn lacks_money(&self, task: &TaskId) -> bool {
         self.waiting_for_money.contains(task) || self.unaffordable.contains(task)
+    }
+
+    /// True when the job has ended and nothing of it is under way any more.
+    pub(super) fn is_over(&self, now: Timestamp) -> bool {
+        let Some(gives_up_at) = self.gives_up_at else { return false };
+        let is_written = !self.committing && (self.commit_failed || self.job.uncommitted().is_empty());
+        is_written && (self.job.in_flight().len() == 0 || now >= gives_up_at)
     }
 }

@@ -3,14 +3,19 @@
 use bytes::Bytes;
 
 use super::CoordinatorError;
+use super::lead::Leadership;
 use crate::backend::{Adjustment, Backend, BackendError, Outgoing, Queue, Scope};
 use crate::clock;
-use crate::job::{Decision, Job};
-use crate::protocol::{Command, CommandMessage, Envelope, InstanceId, JobId, JobSettings, MessageKind, MicroUsd, Origin, Recipient};
+use crate::job::{self, Decision, Job};
+use crate::protocol::{
+    Command, CommandMessage, Envelope, InstanceId, JobId, JobSettings, MessageKind, MicroUsd, Origin, Recipient,
+};
 
 /// A proposal with everything that was chosen for it.
 #[derive(Debug, Clone)]
 pub struct Submission {
+    /// The job's id, chosen beforehand so that its output could be checked.
+    pub job: JobId,
     /// Name shown to people.
     pub name: String,
     /// The proposal's text.
@@ -29,8 +34,12 @@ pub struct Submission {
 ///
 /// # Errors
 /// Store errors; the job then does not exist, or exists and waits for a coordinator.
-pub async fn submit(backend: &Backend, instance: &InstanceId, submission: Submission) -> Result<JobId, CoordinatorError> {
-    let id = JobId::fresh();
+pub async fn submit(
+    backend: &Backend,
+    instance: &InstanceId,
+    submission: Submission,
+) -> Result<JobId, CoordinatorError> {
+    let id = submission.job;
     let proposal = backend.artifacts.put(Bytes::from(submission.proposal)).await?;
     let scope = Scope::Job(id.clone());
     let limit = Adjustment::SetLimit(Some(submission.budget));
@@ -39,13 +48,13 @@ pub async fn submit(backend: &Backend, instance: &InstanceId, submission: Submis
         let hold_back = Adjustment::HoldBack(submission.hold_back);
         backend.ledger.adjust(&format!("{id}:submit:hold-back"), &scope, hold_back).await?;
     }
-    let decision = Decision::Submit {
+    let decision = Decision::Submit(job::Submission {
         name: submission.name,
         proposal,
         budget: submission.budget,
         origin: submission.origin,
         settings: submission.settings,
-    };
+    });
     let events = Job::new(id.clone())
         .decide(decision, backend.clock.now())
         .map_err(|refusal| CoordinatorError::Refused { job: id.clone(), refusal: Box::new(refusal) })?;
@@ -58,13 +67,35 @@ pub async fn submit(backend: &Backend, instance: &InstanceId, submission: Submis
 ///
 /// # Errors
 /// Store errors.
-pub async fn command(backend: &Backend, instance: &InstanceId, job: &JobId, command: Command) -> Result<(), CoordinatorError> {
+pub async fn command(
+    backend: &Backend,
+    instance: &InstanceId,
+    job: &JobId,
+    command: Command,
+) -> Result<(), CoordinatorError> {
     let request = clock::unique_id();
     let payload = CommandMessage { request: request.clone(), job: job.clone(), command };
-    let envelope =
-        Envelope::new(MessageKind::Command, instance.clone(), Recipient::Broadcast, job.to_string(), backend.clock.now(), payload);
-    let body = serde_json::to_vec(&envelope).map_err(|error| BackendError::Invalid { field: "command", why: error.to_string() })?;
+    let envelope = Envelope::new(
+        MessageKind::Command,
+        instance.clone(),
+        Recipient::Broadcast,
+        job.to_string(),
+        backend.clock.now(),
+        payload,
+    );
+    let body = serde_json::to_vec(&envelope)
+        .map_err(|error| BackendError::Invalid { field: "command", why: error.to_string() })?;
     let queue = Queue::Command { shard: 0 };
     backend.broker.publish(vec![Outgoing { queue, dedupe: request, body: Bytes::from(body) }]).await?;
+    Ok(())
+}
+
+/// Fails while another coordinator leads these stores, so that a job is not even recorded in that case.
+///
+/// # Errors
+/// [`CoordinatorError::NotLeader`]; store errors.
+pub async fn refuse_if_led(backend: &Backend, instance: &InstanceId) -> Result<(), CoordinatorError> {
+    let leadership = Leadership::acquire(backend, instance).await?;
+    leadership.resign(backend).await;
     Ok(())
 }

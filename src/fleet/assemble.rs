@@ -11,7 +11,7 @@ use crate::budget::{PriceTable, Treasurer};
 use crate::config::{ApiKey, Environment, RoleSettings, Secret, Settings};
 use crate::coordinator::Estimator;
 use crate::llm::anthropic::{Anthropic, AnthropicConfig};
-use crate::llm::replay::{FakeOptions, FakeServer, Script};
+use crate::llm::replay::{FakeOptions, FakeServer, Latency, Script};
 use crate::llm::{Effort, Metered, Provider};
 use crate::protocol::AgentType;
 use crate::resilience::RetryPolicy;
@@ -50,7 +50,12 @@ impl Parts {
     ///
     /// # Errors
     /// [`FleetError`] naming the setting, file or model that cannot be used; no money has been touched.
-    pub async fn assemble(settings: &Settings, environment: &Environment, replay: Option<&Replay>, base: &Path) -> Result<Self, FleetError> {
+    pub async fn assemble(
+        settings: &Settings,
+        environment: &Environment,
+        replay: Option<&Replay>,
+        base: &Path,
+    ) -> Result<Self, FleetError> {
         let prices = Arc::new(PriceTable::builtin()?);
         let roles = role_book(settings, base)?;
         for role in roles.roles() {
@@ -60,7 +65,12 @@ impl Parts {
         }
         let (server, base_url, key) = match replay {
             Some(replay) => {
-                let options = FakeOptions { bill: replay.bill.clone(), latency: replay.latency.into(), ..FakeOptions::default() };
+                let options = FakeOptions {
+                    bill_path: replay.bill.clone(),
+                    latency: Latency::Fixed(replay.latency),
+                    prices: Some(Arc::clone(&prices)),
+                    ..FakeOptions::default()
+                };
                 let server = FakeServer::start(Script::load(&replay.script)?, options).await?;
                 let url = server.base_url();
                 (Some(server), url, Secret::new("replay"))
@@ -68,7 +78,7 @@ impl Parts {
             None => (None, settings.llm.base_url.clone(), ApiKey::read(environment)?.ok_or(FleetError::NoKey)?),
         };
         let llm = &settings.llm;
-        let provider = Anthropic::new(AnthropicConfig {
+        let provider = Anthropic::new(&AnthropicConfig {
             base_url,
             api_key: key,
             idle_timeout: Duration::from_secs(llm.idle_timeout_seconds),

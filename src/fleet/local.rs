@@ -42,8 +42,14 @@ impl LocalFleet {
     ///
     /// # Errors
     /// [`FleetError`] when another coordinator leads these stores, or they fail.
-    pub async fn start(backend: &Backend, parts: Parts, settings: &Settings, options: LocalOptions) -> Result<Self, FleetError> {
-        let coordinator = Coordinator::elect(backend.clone(), coordinator_options(parts.estimator(), settings, &options)).await?;
+    pub async fn start(
+        backend: &Backend,
+        parts: Parts,
+        settings: &Settings,
+        options: LocalOptions,
+    ) -> Result<Self, FleetError> {
+        let coordinator =
+            Coordinator::elect(backend.clone(), coordinator_options(parts.estimator(), settings, &options)).await?;
         let worker_options = WorkerOptions {
             instance: options.instance,
             agents: parts.agents(),
@@ -96,7 +102,11 @@ impl LocalFleet {
 }
 
 /// The coordinator's options as the settings say.
-pub(super) fn coordinator_options(estimator: Arc<Estimator>, settings: &Settings, options: &LocalOptions) -> CoordinatorOptions {
+pub(super) fn coordinator_options(
+    estimator: Arc<Estimator>,
+    settings: &Settings,
+    options: &LocalOptions,
+) -> CoordinatorOptions {
     CoordinatorOptions {
         instance: options.instance.clone(),
         lead: options.lead.clone(),

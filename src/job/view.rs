@@ -354,20 +354,32 @@ impl Job {
         Some((JobOutcome::CompletedWithWarnings, reason))
     }
 
-    /// The finished files that `task` may read.
-    #[must_use]
-    pub fn dependency_files(&self, task: &TaskId) -> ContextFiles {
-        let node = Node::Task(task.clone());
-        let mut files = ContextFiles::default();
+    /// The tasks that `task` names as its needs, by id or by path, planning tasks included.
+    pub fn direct_needs(&self, task: &TaskId) -> impl Iterator<Item = &Task> {
+        self.named_needs(&Node::Task(task.clone())).into_iter().filter_map(|need| match need {
+            Node::Task(id) => self.task(id),
+            Node::File(_) | Node::FeatureDone(_) => None,
+        })
+    }
+
+    fn named_needs(&self, node: &Node) -> Vec<&Node> {
         let mut named = Vec::new();
-        for need in self.graph.needs(&node) {
+        for need in self.graph.needs(node) {
             match need {
                 Node::Task(_) => named.push(need),
                 Node::File(_) => named.extend(self.graph.needs(need)),
                 Node::FeatureDone(_) => {}
             }
         }
-        files.direct = named.iter().filter_map(|need| self.finished(need)).collect();
+        named
+    }
+
+    /// The finished files that `task` may read.
+    #[must_use]
+    pub fn dependency_files(&self, task: &TaskId) -> ContextFiles {
+        let node = Node::Task(task.clone());
+        let mut files = ContextFiles::default();
+        files.direct = self.named_needs(&node).into_iter().filter_map(|need| self.finished(need)).collect();
         let is_direct = |file: &ContextFile| files.direct.iter().any(|direct| direct.path == file.path);
         files.indirect = self
             .graph

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::sse::{Event, Parser, TooLong};
 use super::{LlmError, LlmReply, LlmRequest, Prepared, Provider};
 use crate::budget::Reservation;
+use crate::config::Secret;
 use stream::Assembler;
 
 /// Where the API is reached unless the configuration says otherwise.
@@ -45,24 +46,6 @@ const END_OF_BODY_WAIT: Duration = Duration::from_millis(100);
 
 /// What an event may weigh beyond the text it carries: its JSON frame, ids, signatures of thinking blocks.
 const EVENT_FRAME_BYTES: usize = 256 * 1024;
-
-/// A value that never prints itself.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps `value`; surrounding white space, as files with keys tend to have, is dropped.
-    #[must_use]
-    pub fn new(value: &str) -> Self {
-        Self(value.trim().to_owned())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[secret]")
-    }
-}
 
 /// How to reach the API.
 #[derive(Debug, Clone)]
@@ -232,7 +215,7 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 fn headers(api_key: &Secret) -> Result<HeaderMap, LlmError> {
-    let mut key = HeaderValue::from_str(&api_key.0)
+    let mut key = HeaderValue::from_str(api_key.expose())
         .map_err(|_| LlmError::Unsupported("the API key contains characters that no key has".into()))?;
     key.set_sensitive(true);
     let mut headers = HeaderMap::new();

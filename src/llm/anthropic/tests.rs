@@ -315,7 +315,7 @@ fn an_error_body_keeps_what_tells_a_spending_cap_from_a_rate_limit() {
 
 #[test]
 fn the_key_is_never_printed_and_bad_settings_are_refused() {
-    let config = AnthropicConfig::new(Secret::new(" sk-very-secret\n"));
+    let config = AnthropicConfig::new(Secret::new("sk-very-secret"));
     assert!(!format!("{config:?}").contains("very"));
     assert!(!format!("{:?}", Anthropic::new(&config)).contains("very"));
     for base_url in ["", "ftp://x", "api.anthropic.com", "https://user:pw@x", "https://x/?a=b", "https://"] {
