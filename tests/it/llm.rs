@@ -1,0 +1,191 @@
+//! Money and the wire together: the real client, the real ledger, and a server that keeps its own bill.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use codeswarm::backend::embedded::{Durability, open};
+use codeswarm::backend::{Adjustment, Backend, Scope};
+use codeswarm::budget::{CallContext, PriceTable, Treasurer};
+use codeswarm::clock::Clock;
+use codeswarm::llm::anthropic::{Anthropic, AnthropicConfig, Secret};
+use codeswarm::llm::replay::{FakeOptions, FakeServer, Fault, Reply, Script};
+use codeswarm::llm::{CallOutcome, Effort, LlmError, LlmRequest, Message, Metered, Role, StopReason, SystemBlock};
+use codeswarm::protocol::{AgentType, InstanceId, JobId, MicroUsd, TaskId};
+use codeswarm::resilience::RetryPolicy;
+use tokio_util::sync::CancellationToken;
+
+const MODEL: &str = "claude-sonnet-5-5";
+
+/// One ledger in a directory of its own, one server, and the client between them.
+struct Bench {
+    server: FakeServer,
+    backend: Backend,
+    metered: Metered,
+    context: CallContext,
+    cancel: CancellationToken,
+    _directory: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn new(script: Script, limit: MicroUsd) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let instance = InstanceId::fresh("worker");
+        let backend = open(directory.path(), &instance, Durability::Full, Clock::system()).await.unwrap();
+        let job = JobId::fresh();
+        let limit = Adjustment::SetLimit(Some(limit));
+        backend.ledger.adjust("limit", &Scope::Job(job.clone()), limit).await.unwrap();
+        let server = FakeServer::start(script, FakeOptions::default()).await.unwrap();
+        let config = AnthropicConfig {
+            base_url: server.base_url(),
+            idle_timeout: Duration::from_millis(500),
+            ..AnthropicConfig::new(Secret::new("sk-fake"))
+        };
+        let provider = Arc::new(Anthropic::new(&config).unwrap());
+        let treasurer = Treasurer::new(backend.ledger.clone(), Arc::new(PriceTable::builtin().unwrap()));
+        let retry = RetryPolicy { first_delay: Duration::from_millis(1), ..RetryPolicy::default() };
+        let metered = Metered::new(provider, treasurer, retry, config.total_timeout);
+        let context = CallContext::new(job, TaskId::plan(), AgentType::planner(), instance, 1, 1);
+        Self { server, backend, metered, context, cancel: CancellationToken::new(), _directory: directory }
+    }
+
+    async fn call(&self, max_tokens: u32, min_output_tokens: u32) -> CallOutcome {
+        self.metered.call(request(max_tokens), &self.context, min_output_tokens, &self.cancel).await
+    }
+
+    /// What the ledger says is spent, once nothing is under way.
+    async fn spent(&self) -> MicroUsd {
+        self.metered.treasurer().drain().await;
+        let mut spent = Vec::new();
+        for scope in &self.context.scopes {
+            let balance = self.backend.ledger.balance(scope).await.unwrap();
+            assert_eq!(balance.reserved, MicroUsd::ZERO, "{scope}");
+            assert!(balance.limit.is_none_or(|limit| balance.spent <= limit), "{scope}: {balance:?}");
+            spent.push(balance.spent);
+        }
+        assert_eq!(spent[0], spent[1]);
+        spent[0]
+    }
+}
+
+fn request(max_tokens: u32) -> LlmRequest {
+    LlmRequest {
+        model: MODEL.into(),
+        system: vec![SystemBlock { text: "the contract of the job; ".repeat(400).into(), cache: true }],
+        messages: vec![Message { role: Role::User, text: "Plan it.\nRequest: plan".into() }],
+        max_tokens,
+        schema: None,
+        effort: Effort::Medium,
+    }
+}
+
+const ANSWER: &str = "Größe: 日本 \"quoted\"\n";
+const PLENTY: MicroUsd = MicroUsd(100_000_000);
+
+#[tokio::test]
+async fn a_call_costs_in_the_ledger_exactly_what_the_server_bills() {
+    let bench = Bench::new(Script::new().reply("plan", Reply::new(ANSWER).thinking_tokens(40)), PLENTY).await;
+    for _ in 0..3 {
+        let outcome = bench.call(4_000, 100).await;
+        let reply = outcome.result.unwrap();
+        assert_eq!((reply.text.as_str(), reply.stop), (ANSWER, StopReason::EndTurn));
+        assert_eq!(outcome.attempts, 1);
+    }
+    let bill = bench.server.bill();
+    assert_eq!(bill.calls, 3);
+    assert!(bill.usage.cache_write_5m > 0 && bill.usage.cache_read > 0, "{bill:?}");
+    assert_eq!(bench.spent().await, bill.cost_micros);
+}
+
+/// How a call ends whose first attempt has a fault and whose second has none.
+fn is_expected(fault: Fault, result: &Result<codeswarm::llm::LlmReply, LlmError>) -> bool {
+    match (fault, result) {
+        (Fault::Status401, Err(LlmError::Status { status: 401, well_formed: true, .. }))
+        | (Fault::Html413, Err(LlmError::Status { status: 413, well_formed: false, .. })) => true,
+        (Fault::Refusal, Ok(reply)) => matches!(reply.stop, StopReason::Refusal(_)),
+        (Fault::ThinkingOnly, Ok(reply)) => reply.stop == StopReason::MaxTokens && reply.text.is_empty(),
+        (Fault::MaxTokens, Ok(reply)) => reply.stop == StopReason::MaxTokens,
+        (Fault::NoUsage, Ok(reply)) => reply.text == ANSWER && reply.usage.is_none(),
+        (Fault::Status401 | Fault::Html413, _) => false,
+        (_, result) => matches!(result, Ok(reply) if reply.text == ANSWER && reply.stop == StopReason::EndTurn),
+    }
+}
+
+#[tokio::test]
+async fn whatever_goes_wrong_the_ledger_never_says_less_than_the_bill() {
+    for fault in Fault::ALL {
+        let script = Script::new().reply("plan", Reply::new(ANSWER).fault(fault)).reply("plan", ANSWER);
+        let bench = Bench::new(script, PLENTY).await;
+        let outcome = bench.call(4_000, 100).await;
+        assert!(is_expected(fault, &outcome.result), "{fault:?}: {outcome:?}");
+        assert_eq!(u64::from(outcome.attempts), bench.server.requests(), "{fault:?}");
+        let (spent, bill) = (bench.spent().await, bench.server.bill());
+        assert_eq!(outcome.cost, spent, "{fault:?}");
+        assert!(spent >= bill.cost_micros, "{fault:?}: spent {spent}, billed {}", bill.cost_micros);
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_keeps_failing_is_given_up_and_every_attempt_is_paid() {
+    let bench = Bench::new(Script::new().reply("plan", Reply::new("").fault(Fault::Status500)), PLENTY).await;
+    let outcome = bench.call(4_000, 100).await;
+    assert!(matches!(outcome.result, Err(LlmError::Exhausted { attempts: 3, .. })), "{outcome:?}");
+    assert_eq!(bench.server.requests(), 3);
+    assert!(bench.spent().await >= bench.server.bill().cost_micros);
+    let entries = bench.backend.ledger.entries(codeswarm::backend::EntryFilter::default()).await.unwrap();
+    let reserved = entries.iter().filter(|entry| entry.kind == codeswarm::backend::EntryKind::Reserve);
+    assert_eq!(reserved.map(|entry| &entry.reservation).collect::<std::collections::BTreeSet<_>>().len(), 3);
+}
+
+#[tokio::test]
+async fn a_long_wait_is_handed_to_the_caller() {
+    let limited = Reply::new("").fault(Fault::Status429).retry_after(90);
+    let bench = Bench::new(Script::new().reply("plan", limited), PLENTY).await;
+    let error = bench.call(4_000, 100).await.result.unwrap_err();
+    let retry = codeswarm::error::Coded::retry(&error);
+    assert_eq!(retry, codeswarm::error::Retry::After(Duration::from_secs(90)), "{error}");
+    assert_eq!((bench.server.requests(), bench.spent().await), (1, MicroUsd::ZERO));
+}
+
+#[tokio::test]
+async fn many_calls_at_once_never_spend_more_than_the_limit() {
+    let limit = MicroUsd(300_000);
+    let bench = Arc::new(Bench::new(Script::new().reply("plan", Reply::new(ANSWER)), limit).await);
+    let calls: Vec<_> = (0..60)
+        .map(|_| {
+            let bench = Arc::clone(&bench);
+            tokio::spawn(async move { bench.call(4_000, 2_000).await })
+        })
+        .collect();
+    let (mut answered, mut refused) = (0, 0);
+    for call in calls {
+        match call.await.unwrap().result {
+            Ok(_) => answered += 1,
+            Err(LlmError::BudgetRefused { .. }) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(answered > 0 && refused > 0, "{answered} answered, {refused} refused");
+    assert_eq!(bench.server.requests(), answered);
+    assert!(bench.spent().await >= bench.server.bill().cost_micros);
+}
+
+#[tokio::test]
+async fn an_abandoned_call_is_charged_in_full_while_the_server_bills_it() {
+    let script = Script::new().reply("plan", Reply::new(ANSWER).fault(Fault::StallMidStream));
+    let bench = Bench::new(script, PLENTY).await;
+    {
+        let call = bench.call(4_000, 100);
+        tokio::pin!(call);
+        let billed = async {
+            while bench.server.bill().calls == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            outcome = &mut call => panic!("{outcome:?}"),
+            () = billed => {}
+        }
+    }
+    let spent = bench.spent().await;
+    assert!(spent >= bench.server.bill().cost_micros && spent > MicroUsd::ZERO);
+}
