@@ -68,7 +68,7 @@ async fn run(arguments: Arguments) -> Result<Bill, ReplayError> {
     let server = FakeServer::start(script, options).await?;
     let url = server.base_url();
     say(&format!(
-        "{url}\n{replies} replies; use it with\n  \
+        "{url}\nreplies: {replies}; use it with\n  \
          ANTHROPIC_BASE_URL={url} ANTHROPIC_API_KEY=any codeswarm run PROPOSAL\n\
          the bill is at {url}/bill; Ctrl-C stops\n"
     ));
