@@ -5,5 +5,6 @@ pub mod budget;
 pub mod clock;
 pub mod error;
 pub mod graph;
+pub mod job;
 pub mod llm;
 pub mod protocol;
