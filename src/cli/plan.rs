@@ -39,7 +39,8 @@ pub(super) fn render(screen: &Screen, watched: &Watched) -> String {
     if let Some(plan) = job.plan() {
         text.push_str(&format!("\n{}\n{}\n", screen.bold(&plan.name), plan.summary));
         for feature in &plan.features {
-            let needs: Vec<&str> = feature.depends_on.iter().map(|id| id.as_str()).collect();
+            let needs: Vec<&str> =
+                feature.depends_on.iter().map(super::super::protocol::ids::FeatureId::as_str).collect();
             let after = if needs.is_empty() { String::new() } else { format!(", after {}", needs.join(", ")) };
             text.push_str(&format!("\n{} ({}{after})\n", screen.bold(feature.id.as_str()), feature.priority.as_str()));
             for task in job.feature_tasks(&feature.id) {

@@ -10,7 +10,7 @@ use crate::config::Environment;
 
 /// The process's outputs.
 #[derive(Debug, Clone)]
-pub struct Screen {
+pub(super) struct Screen {
     /// Standard error is a terminal: live bars are drawn.
     pub live: bool,
     /// Standard input and standard error are terminals: questions can be asked.
@@ -21,7 +21,7 @@ pub struct Screen {
 impl Screen {
     /// The real outputs of this process.
     #[must_use]
-    pub fn of_process() -> Self {
+    pub(super) fn of_process() -> Self {
         let environment = Environment::of_process();
         let dumb = environment.get("TERM") == Some("dumb");
         let live = std::io::stderr().is_terminal() && !dumb;
@@ -30,7 +30,7 @@ impl Screen {
     }
 
     /// A result: one or more lines to standard output.
-    pub fn result(&self, text: &str) {
+    pub(super) fn result(&self, text: &str) {
         let written = write_line(&mut std::io::stdout().lock(), text);
         if written.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
             std::process::exit(0);
@@ -38,13 +38,13 @@ impl Screen {
     }
 
     /// Progress or explanation: one or more lines to standard error.
-    pub fn note(&self, text: &str) {
+    pub(super) fn note(&self, text: &str) {
         // Nobody may be listening, and a paid job does not stop because of that.
         let _ = write_line(&mut std::io::stderr().lock(), text);
     }
 
     /// A failure, in red on a terminal.
-    pub fn error(&self, text: &str) {
+    pub(super) fn error(&self, text: &str) {
         if self.colour {
             let rest = text.strip_prefix("error").unwrap_or(text);
             let head = if rest.len() < text.len() { "\u{1b}[31;1merror\u{1b}[0m" } else { "" };
@@ -56,7 +56,7 @@ impl Screen {
 
     /// `text` in bold on a terminal.
     #[must_use]
-    pub fn bold(&self, text: &str) -> String {
+    pub(super) fn bold(&self, text: &str) -> String {
         if self.colour { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 }
@@ -68,7 +68,7 @@ fn write_line(output: &mut dyn Write, text: &str) -> std::io::Result<()> {
 
 /// `text` without control characters that could take over a terminal; much of what is printed comes from models.
 #[must_use]
-pub fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let is_ours = |rest: &str| ["[0m", "[1m", "[31;1m"].iter().any(|code| rest.starts_with(code));
     let keep = |(at, c): (usize, char)| match c {
         '\n' | '\t' => Some(c),

@@ -39,7 +39,7 @@ impl Coordinator {
         match running.job.status() {
             // To be led by name is to be resumed.
             JobStatus::Ended(_) | JobStatus::Paused if asked_for => {
-                running.stage(Decision::Resume, self.backend.clock.now())?
+                running.stage(Decision::Resume, self.backend.clock.now())?;
             }
             JobStatus::Ended(_) => return Ok(()),
             _ => {}

@@ -379,7 +379,9 @@ impl Job {
             JobOutcome::Completed if self.plan.is_none() || self.totals.all.succeeded < self.totals.all.total => {
                 Err("files are missing")
             }
-            JobOutcome::Completed if self.features.iter().any(|it| it.is_whole()) => Err("features are not committed"),
+            JobOutcome::Completed if self.features.iter().any(super::Feature::is_whole) => {
+                Err("features are not committed")
+            }
             _ => Ok(()),
         }
     }

@@ -378,17 +378,17 @@ impl Job {
     #[must_use]
     pub fn dependency_files(&self, task: &TaskId) -> ContextFiles {
         let node = Node::Task(task.clone());
-        let mut files = ContextFiles::default();
-        files.direct = self.named_needs(&node).into_iter().filter_map(|need| self.finished(need)).collect();
-        let is_direct = |file: &ContextFile| files.direct.iter().any(|direct| direct.path == file.path);
-        files.indirect = self
+        let direct: Vec<ContextFile> =
+            self.named_needs(&node).into_iter().filter_map(|need| self.finished(need)).collect();
+        let is_direct = |file: &ContextFile| direct.iter().any(|other| other.path == file.path);
+        let indirect = self
             .graph
             .ancestors(&node)
             .filter_map(|need| self.finished(&need))
             .filter(|file| !is_direct(file))
             .take(MAX_INDIRECT_FILES)
             .collect();
-        files
+        ContextFiles { direct, indirect }
     }
 
     fn finished(&self, node: &Node) -> Option<ContextFile> {

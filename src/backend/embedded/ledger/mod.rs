@@ -265,7 +265,7 @@ fn adjust(step: &mut Step<'_>, request: &str, scope: &Scope, adjustment: Adjustm
         Adjustment::Freeze => format!("{scope} frozen"),
         Adjustment::Thaw => format!("{scope} thawed"),
     };
-    let about = [job_of(scope).map(|job| job.as_str()), None, None, None];
+    let about = [job_of(scope).map(crate::protocol::ids::JobId::as_str), None, None, None];
     let (kind, usage) = (EntryKind::Adjust, Usage::default());
     enter(step, &NewEntry { kind, reservation: request, about, reserved: 0, charged: 0, usage, note: &note })?;
     Ok(outcome)
