@@ -1,1 +1,3 @@
-//! it
+//! Integration tests: one binary, one module per promise.
+
+mod workspace;
