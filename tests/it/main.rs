@@ -1,1 +1,7 @@
-//! it
+//! Integration tests: one binary, so that everything is linked once.
+//!
+//! Each module states promises of the program as a whole, seen from outside the library; promises of one room stand
+//! beside its code.
+
+mod architecture;
+mod golden;
