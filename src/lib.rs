@@ -6,6 +6,7 @@ pub mod budget;
 pub mod clock;
 pub mod error;
 pub mod graph;
+pub mod job;
 pub mod llm;
 pub mod protocol;
 pub mod workspace;
