@@ -62,6 +62,9 @@ pub(super) struct Packed {
     pub(super) interfaces: String,
 }
 
+/// Most bytes of the remark that names the interfaces for which there was no room.
+const OMISSION_NOTE: usize = 600;
+
 /// Upper bound of what a fence and a marker add to a file's own bytes.
 fn overhead(id: &str, path: &str) -> usize {
     2 * id.len() + 2 * path.len() + 120
@@ -69,7 +72,9 @@ fn overhead(id: &str, path: &str) -> usize {
 
 /// Packs the context's files into at most `room` bytes.
 pub(super) fn pack(context: &TaskContext, id: &str, room: usize) -> Packed {
-    let dependencies = pack_dependencies(&context.dependencies, id, room);
+    // Saying what was left out needs room as well.
+    let note = if context.interfaces.is_empty() { 0 } else { OMISSION_NOTE };
+    let dependencies = pack_dependencies(&context.dependencies, id, room.saturating_sub(note));
     let interfaces = pack_interfaces(&context.interfaces, id, room.saturating_sub(dependencies.len()));
     Packed { dependencies, interfaces }
 }
@@ -130,15 +135,16 @@ fn pack_interfaces(files: &[ContextText], id: &str, room: usize) -> String {
     let mut omitted = Vec::new();
     for file in files {
         let fenced = fence(id, &file.path, &signatures(&file.path, &String::from_utf8_lossy(&file.bytes)));
-        if out.len() + fenced.len() <= room {
+        if out.len() + fenced.len() + OMISSION_NOTE <= room {
             out.push_str(&fenced);
         } else {
             omitted.push(file.path.as_str());
         }
     }
     if !omitted.is_empty() {
-        // The names alone may be many; what matters is that the model knows that it has not seen everything.
-        let names = omitted.iter().take(20).copied().collect::<Vec<_>>().join(", ");
+        // Even the names may be many; what matters is that the model knows that it has not seen everything.
+        let names = omitted.join(", ");
+        let names = cut(&names, OMISSION_NOTE - 70);
         let _ = writeln!(out, "[left out, the context is full: {} files: {names}]", omitted.len());
     }
     if out.is_empty() { "None.\n".into() } else { out }
@@ -156,15 +162,15 @@ mod tests {
     fn what_fits_is_given_whole_and_what_does_not_is_cut_and_named() {
         let context = TaskContext {
             dependencies: vec![file("small.py", "x = 1\n"), file("big.py", &"y = 2\n".repeat(1000))],
-            interfaces: vec![file("far.py", "def far(a):\n    return a\n")],
+            interfaces: vec![file("far.py", &"def far(a):\n    return a\n".repeat(100))],
             ..TaskContext::default()
         };
         let all = pack(&context, "k1", 100_000);
         assert!(all.dependencies.contains(&"y = 2\n".repeat(1000)));
         assert!(all.interfaces.contains("def far(a):") && !all.interfaces.contains("return a"));
 
-        let tight = pack(&context, "k1", 1_500);
-        assert!(tight.dependencies.len() <= 1_500, "{}", tight.dependencies.len());
+        let tight = pack(&context, "k1", 2_000);
+        assert!(tight.dependencies.len() + tight.interfaces.len() <= 2_000, "{}", tight.dependencies.len());
         assert!(tight.dependencies.contains("x = 1\n</data-k1>"), "short files stay whole");
         assert!(tight.dependencies.contains("[big.py: the last "));
         assert!(tight.interfaces.contains("[left out, the context is full: 1 files: far.py]"));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::error::{self, PlanFault, Refusal};
 use super::growth::Growth;
 use super::task::{Task, TaskStatus, burns_attempt};
-use super::{Approval, Job, Submission};
+use super::{Approval, Feature, Job, Submission};
 use crate::clock::Timestamp;
 use crate::error::Coded;
 use crate::protocol::{
@@ -20,6 +20,7 @@ use crate::protocol::{
 
 /// What somebody wants to happen to a job.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a decision is made, taken and gone; none is ever stored in bulk")]
 pub enum Decision {
     /// Submit the job.
     Submit(Submission),
@@ -379,9 +380,7 @@ impl Job {
             JobOutcome::Completed if self.plan.is_none() || self.totals.all.succeeded < self.totals.all.total => {
                 Err("files are missing")
             }
-            JobOutcome::Completed if self.features.iter().any(super::Feature::is_whole) => {
-                Err("features are not committed")
-            }
+            JobOutcome::Completed if self.features.iter().any(Feature::is_whole) => Err("features are not committed"),
             _ => Ok(()),
         }
     }

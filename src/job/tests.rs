@@ -127,7 +127,7 @@ fn run_to_end(bench: &mut Bench, plan: &StrategicPlan, picks: &[Index]) {
         bench.wish(Decision::Dispatch { tasks }).unwrap_or_default();
         let in_flight: Vec<TaskId> = bench.job.in_flight().map(|task| task.id.clone()).collect();
         for (n, task) in in_flight.iter().enumerate() {
-            let fails = (pick.index(7) + n + round) % 4 == 0;
+            let fails = (pick.index(7) + n + round).is_multiple_of(4);
             answer(bench, task, if fails { Err(FailureKind::Rejected) } else { Ok(()) }, plan, pick);
         }
     }

@@ -91,7 +91,7 @@ impl Executor {
         claims: u32,
         cancel: &CancellationToken,
     ) -> Ran {
-        let call_id = clock::random_token(8);
+        let call_id = clock::random_token(12);
         let (request, format) = match agent::build_request(role, message, context, &self.limits, &call_id) {
             Ok(built) => built,
             Err(error) => return unusable(FailureKind::Rejected, &error),
@@ -105,7 +105,7 @@ impl Executor {
             message.attempt,
             u64::from(claims),
         );
-        let minimum = agent::minimum_output_tokens(message);
+        let minimum = agent::minimum_output_tokens(message).min(request.max_tokens);
         let called = self.metered.call(request, &call_context, minimum, cancel).await;
         let outcome = match called.result {
             Ok(reply) => match agent::extract(&format, &reply) {

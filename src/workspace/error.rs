@@ -151,7 +151,7 @@ impl Coded for WorkspaceError {
             }
             Self::GitMissing => "install git, or run without Git output".into(),
             Self::Git { .. } => {
-                "correct what git complains about (a stale .git/index.lock may be deleted when no git runs), then resume the job".into()
+                "correct what git complains about, then resume the job; its files are in place already".into()
             }
             Self::Interrupted => "resume the job; the commit is completed then".into(),
         }

@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use cap_std::fs::Dir;
 use tokio::io::AsyncWriteExt as _;
@@ -17,6 +18,10 @@ use super::transaction::Journal;
 
 /// Kept out of every commit: the marker and the stage.
 const EXCLUDE: &str = "/.codeswarm*\n";
+/// Where Git says that it is writing its index.
+const INDEX_LOCK: &str = ".git/index.lock";
+/// How long a lock may stay unchanged before its owner is taken for dead; adding a few files takes milliseconds.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// Longest subject line, in characters.
 const MAX_SUBJECT: usize = 72;
 /// Most characters of Git's complaint that are passed on.
@@ -83,7 +88,8 @@ impl Git {
     }
 
     /// Commits the files of a journal, unless exactly that has been done; the commit's id.
-    pub(super) async fn commit(&self, journal: &Journal) -> Result<String, WorkspaceError> {
+    pub(super) async fn commit(&self, dir: &Dir, journal: &Journal) -> Result<String, WorkspaceError> {
+        outwait_index_lock(dir).await?;
         let paths: Vec<&str> = journal.files.iter().map(|entry| entry.path.as_str()).collect();
         // Forced, because a generated .gitignore may well ignore a generated file.
         self.git("add", &["--force", "--"], &paths, None).await?;
@@ -149,6 +155,18 @@ impl Git {
             .envs([("GIT_AUTHOR_EMAIL", &self.author.email), ("GIT_COMMITTER_EMAIL", &self.author.email)])
             .arg(name);
         command
+    }
+}
+
+/// A git that was killed together with this program leaves its lock behind, and no git would ever commit again. Nobody
+/// else of ours can be at work (the caller holds the output's own lock), and a person's git is given time to finish.
+async fn outwait_index_lock(dir: &Dir) -> Result<(), WorkspaceError> {
+    let taken_at = || dir.symlink_metadata(INDEX_LOCK).and_then(|lock| lock.modified()).ok();
+    let Some(first) = taken_at() else { return Ok(()) };
+    tokio::time::sleep(LOCK_PATIENCE).await;
+    match taken_at() {
+        Some(still) if still == first => dir.remove_file(INDEX_LOCK).map_err(WorkspaceError::io(INDEX_LOCK)),
+        _ => Ok(()),
     }
 }
 

@@ -202,7 +202,7 @@ impl Shared {
         let (shared, placed) = (self.clone(), journal.clone());
         blocking(move || transaction::place(&shared.dir, &placed, &unobserved)).await?;
         let commit = match &self.git {
-            Some(git) => Some(git.commit(&journal).await?),
+            Some(git) => Some(git.commit(&self.dir, &journal).await?),
             None => None,
         };
         let (shared, feature) = (self.clone(), journal.feature.clone());

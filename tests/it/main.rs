@@ -1,5 +1,11 @@
-//! Integration tests: the parts together, over real sockets and real files.
+//! Integration tests: one binary, so that everything is linked once.
+//!
+//! Each module states promises of the program as a whole, seen from outside the library, over real sockets, files and
+//! processes; promises of one room stand beside its code.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod architecture;
+mod golden;
 mod llm;
+mod workspace;

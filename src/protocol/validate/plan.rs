@@ -4,6 +4,7 @@
 //! span several feature plans are seen by [`crate::job`] alone. It must never accept a plan that the job's graph would
 //! refuse within one feature.
 
+use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 
 use super::{ProtocolError, bounded, count, find_cycle, line, prose};
@@ -119,8 +120,9 @@ pub fn feature_plan(
 pub fn needs(plan: &FeaturePlan, whole: &StrategicPlan) -> Result<Vec<Vec<Need>>, ProtocolError> {
     let ids: HashMap<&str, usize> = plan.tasks.iter().enumerate().map(|(i, task)| (task.id.as_str(), i)).collect();
     let own: HashMap<&str, usize> = plan.tasks.iter().enumerate().map(|(i, task)| (task.path.as_str(), i)).collect();
-    let planned: HashSet<&str> =
-        whole.features.iter().flat_map(|feature| &feature.files).map(|file| file.path.as_str()).collect();
+    // Most plans name only their own tasks; the set of all files is made when it is first needed.
+    let planned: LazyCell<HashSet<&str>, _> =
+        LazyCell::new(|| whole.features.iter().flat_map(|it| &it.files).map(|file| file.path.as_str()).collect());
     let resolve = |i: usize, name: &String| {
         let field = || format!("tasks[{i}].depends_on");
         match ids.get(name.as_str()).or_else(|| own.get(name.as_str())) {
