@@ -28,12 +28,14 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: RunArgs) -> Resu
     let out = output_directory(args.out.as_deref(), &args.proposal)?;
     let id = JobId::fresh();
     let mode = if args.git { OutputMode::Git } else { OutputMode::Directory };
-    workspace::preflight(&out, mode, &id).await?;
     if !args.yes && !screen.interactive {
         let remedy = "add --yes to accept the plan without being asked";
         return Err(Failure::usage("CS-CLI-001", "the plan has to be accepted, and nobody can be asked here", remedy));
     }
+    super::apart::check(&out, &common.data)?;
+    // Everything that can be refused without leaving a trace comes before the first directory is made.
     let parts = parts(common, &loaded, &args.fleet).await?;
+    workspace::preflight(&out, mode, &id).await?;
     let (backend, instance) = opened::open(common, &loaded, "run").await?;
     let submission = Submission {
         job: id,

@@ -6,6 +6,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod architecture;
+mod bad_input;
+mod faults;
 mod golden;
 mod llm;
+mod rig;
+mod store_faults;
 mod workspace;
