@@ -343,8 +343,14 @@ mod tests {
                     [roles.coder]\ntemperature = 1\n";
         let Err(ConfigError::Invalid { faults }) = load(text, Environment::default()) else { panic!("accepted") };
         let keys: Vec<&str> = faults.iter().map(|f| f.key.as_str()).collect();
-        let wrong =
-            ["job.max_attempts", "job.min_features", "job.max_features", "llm.attempts", "log.level", "roles.coder.temperature"];
+        let wrong = [
+            "job.max_attempts",
+            "job.min_features",
+            "job.max_features",
+            "llm.attempts",
+            "log.level",
+            "roles.coder.temperature",
+        ];
         for key in wrong {
             assert_eq!(keys.iter().filter(|found| **found == key).count(), 1, "{key} in {keys:?}");
         }
