@@ -191,7 +191,8 @@ impl Bout {
         }
     }
 
-    /// `task` failed once for every one of `reasons`, in this order, and each reason was told to the model once.
+    /// `task` failed once for every one of `reasons`, in this order, and each reason that is the model's fault was told
+    /// to it with the next attempt.
     #[track_caller]
     pub(super) fn assert_told(&self, task: &str, key: &str, reasons: &[(&str, &str)]) {
         let failures = self.story.failures(task);
@@ -201,9 +202,11 @@ impl Bout {
             assert!(*cost > MicroUsd::ZERO, "{task}: a refused reply costs as much as any other");
         }
         let prompts = self.provider.prompts(key);
+        assert_eq!(prompts.len() as u64, self.provider.calls_of(key), "{key}");
         let told = prompts.iter().filter(|prompt| prompt.contains("## Your last answer was refused")).count();
-        assert_eq!((prompts.len(), told), (self.provider.calls_of(key) as usize, prompts.len() - 1), "{key}");
-        for (_, message, _) in &failures[..failures.len().min(told)] {
+        let own = failures.iter().filter(|(code, ..)| !code.starts_with("CS-LLM-"));
+        assert_eq!(told, own.clone().count().min(prompts.len() - 1), "{key}");
+        for (_, message, _) in own.take(told) {
             let quoted = message.split(['<', '>']).next().unwrap();
             assert!(prompts.iter().any(|prompt| prompt.contains(quoted)), "{key}: {message:?} was not told");
         }
