@@ -30,18 +30,27 @@ pub(super) fn is_text(path: &Path) -> bool {
 
 /// Text files that no source includes.
 pub(super) fn unbound(root: &Path, texts: Vec<PathBuf>, sources: &[Source]) -> Vec<String> {
-    let bound: BTreeSet<PathBuf> = sources.iter().flat_map(|source| included(root, source)).collect();
-    let lost = texts.into_iter().filter(|text| !bound.contains(text));
+    let bound: Vec<BTreeSet<PathBuf>> = sources.iter().map(|source| named(root, source)).collect();
+    let lost = texts.into_iter().filter(|text| !bound.iter().any(|bound| is_bound(text, bound)));
     lost.map(|text| format!("{}:1: nothing includes this file: bind it with include_str! or remove it", text.display()))
         .collect()
 }
 
-/// Files that `source` includes, resolved as the compiler does.
-fn included(root: &Path, source: &Source) -> Vec<PathBuf> {
+/// What the string literals of `source` name, seen from its folder as `include_str!` does.
+fn named(root: &Path, source: &Source) -> BTreeSet<PathBuf> {
     let folder = root.join(&source.path).parent().map(Path::to_owned).unwrap_or_default();
-    let mut found = Vec::new();
-    literals(&source.tokens, &mut |_, text| found.push(normal(&folder.join(text))));
+    let mut found = BTreeSet::new();
+    literals(&source.tokens, &mut |_, text| drop(found.insert(normal(&folder.join(text)))));
+    // A bare name is kept as such, for macros that put a path together from folder, name and ending.
+    literals(&source.tokens, &mut |_, text| drop(found.insert(PathBuf::from(text))));
     found
+}
+
+/// True when a source names `text` whole, or its folder and its name apart, as in `concat!("roles/", $name, ".md")`.
+fn is_bound(text: &Path, named: &BTreeSet<PathBuf>) -> bool {
+    let folder = text.parent().is_some_and(|folder| named.contains(folder));
+    let name = text.file_stem().is_some_and(|name| named.contains(Path::new(name)));
+    named.contains(text) || (folder && name)
 }
 
 /// String literals of product code that look like statements of a store.
@@ -110,6 +119,18 @@ mod tests {
         let found = unbound(root, texts, &sources);
         assert_eq!(found.len(), 1);
         assert!(found[0].starts_with("/house/src/backend/sql/unused.sql:1:"), "{}", found[0]);
+    }
+
+    #[test]
+    fn a_text_whose_path_a_macro_puts_together_is_bound_by_folder_and_name() {
+        let root = Path::new("/house");
+        let text = "macro_rules! r { ($n:literal) => { include_str!(concat!(\"../p/prompts/\", $n, \".md\")) } } \
+                    const A: &str = r!(\"a\");";
+        let sources = [Source::parse("src/x.rs", text)];
+        let texts = ["p/prompts/a.md", "p/prompts/b.md"].map(|text| root.join(text)).into();
+        let found = unbound(root, texts, &sources);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].contains("b.md"), "{}", found[0]);
     }
 
     #[test]
