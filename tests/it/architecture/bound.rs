@@ -40,9 +40,8 @@ pub(super) fn unbound(root: &Path, texts: Vec<PathBuf>, sources: &[Source]) -> V
 fn named(root: &Path, source: &Source) -> BTreeSet<PathBuf> {
     let folder = root.join(&source.path).parent().map(Path::to_owned).unwrap_or_default();
     let mut found = BTreeSet::new();
-    literals(&source.tokens, &mut |_, text| drop(found.insert(normal(&folder.join(text)))));
-    // A bare name is kept as such, for macros that put a path together from folder, name and ending.
-    literals(&source.tokens, &mut |_, text| drop(found.insert(PathBuf::from(text))));
+    // A bare name is kept as such too, for macros that put a path together from folder, name and ending.
+    literals(&source.tokens, &mut |_, text| found.extend([normal(&folder.join(text)), PathBuf::from(text)]));
     found
 }
 
