@@ -1,1 +1,4 @@
-//! it
+//! Integration tests: one binary, one module per concern.
+
+mod conformance;
+mod support;
