@@ -4,6 +4,8 @@
 //! case for one backend. To add a backend, give it a constructor and one line at the end of this file. Nothing here
 //! may know which backend it runs on, and nothing may be skipped.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod artifacts;
 mod broker;
 mod embedded_only;

@@ -1,5 +1,7 @@
 //! What several integration tests need: an opened backend with a clock to move, and short ways to say things.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
