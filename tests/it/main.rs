@@ -7,9 +7,11 @@
 
 mod architecture;
 mod bad_input;
+mod conformance;
 mod faults;
 mod golden;
 mod llm;
 mod rig;
 mod store_faults;
+mod support;
 mod workspace;
