@@ -74,10 +74,18 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Lets go of jobs that have ended and are wound down.
-    pub(super) fn drop_ended(&mut self) {
+    /// Lets go of jobs that have ended and are wound down, and tidies their outputs up.
+    pub(super) async fn drop_ended(&mut self) {
         let now = self.backend.clock.now();
-        self.jobs.retain(|_, running| !running.is_over(now));
+        let over: Vec<JobId> =
+            self.jobs.iter().filter(|(_, running)| running.is_over(now)).map(|(id, _)| id.clone()).collect();
+        for id in over {
+            let Some(running) = self.jobs.remove(&id).filter(|running| !running.commit_failed) else { continue };
+            let Some(workspace) = running.workspace else { continue };
+            if let Err(error) = workspace.finish().await {
+                tracing::warn!(job = %id, %error, "the stage stays in the output directory until the job is resumed");
+            }
+        }
     }
 }
 

@@ -71,7 +71,7 @@ pub enum WorkerError {
 impl Coded for WorkerError {
     fn code(&self) -> &'static str {
         match self {
-            Self::Backend(_) => "CS-WORKER-001",
+            Self::Backend(error) => error.code(),
             Self::SlotDied(_) => "CS-WORKER-002",
         }
     }

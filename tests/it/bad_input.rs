@@ -1,4 +1,7 @@
 //! What people get wrong: proposals, budgets, directories, settings. Refused at once, by name, without leaving a trace.
+//!
+//! Every row has a recording at hand that would answer everything, so that a run which is accepted by mistake goes on and
+//! is found out. No row may need a provider.
 
 use codeswarm::llm::replay::Synthetic;
 

@@ -19,15 +19,15 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::rig::{Ran, Sandbox, Story};
 
 /// A whole answer to `file PATH`.
-pub(super) fn file(path: &str) -> String {
+pub(crate) fn file(path: &str) -> String {
     format!("<file path=\"{path}\" id=\"{{{{id}}}}\">\nNAME = \"{path}\"\n</file-{{{{id}}}}>\n")
 }
 
 /// Replies that come before the right ones, by request key.
-pub(super) type Wrong = HashMap<String, Vec<Reply>>;
+pub(crate) type Wrong = HashMap<String, Vec<Reply>>;
 
 /// The answers to every request of `job`: first the wrong ones of a key, then the right one unless the key is `hopeless`.
-pub(super) fn script(job: &SyntheticJob, mut wrong: Wrong, hopeless: bool) -> Script {
+pub(crate) fn script(job: &SyntheticJob, mut wrong: Wrong, hopeless: bool) -> Script {
     let mut script = Script::new();
     let mut answer = |key: String, right: String| {
         let faults = wrong.remove(&key).unwrap_or_default();
@@ -51,19 +51,19 @@ pub(super) fn script(job: &SyntheticJob, mut wrong: Wrong, hopeless: bool) -> Sc
 }
 
 /// `features` × `files`, every file on its own.
-pub(super) fn job(features: usize, files: usize) -> SyntheticJob {
+pub(crate) fn job(features: usize, files: usize) -> SyntheticJob {
     Synthetic::new(features, files, 7).build().unwrap()
 }
 
 /// A scripted provider with a tap in front of it.
-pub(super) struct Provider {
+pub(crate) struct Provider {
     server: FakeServer,
     address: SocketAddr,
     heard: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Provider {
-    pub(super) async fn start(script: Script) -> Self {
+    pub(crate) async fn start(script: Script) -> Self {
         let server = FakeServer::start(script, FakeOptions::default()).await.unwrap();
         let target = server.base_url().trim_start_matches("http://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -78,25 +78,25 @@ impl Provider {
         Self { server, address, heard }
     }
 
-    pub(super) fn base_url(&self) -> String {
+    pub(crate) fn base_url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Requests that reached the server.
-    pub(super) fn requests(&self) -> u64 {
+    pub(crate) fn requests(&self) -> u64 {
         self.server.requests()
     }
 
-    pub(super) fn billed(&self) -> MicroUsd {
+    pub(crate) fn billed(&self) -> MicroUsd {
         self.server.bill().cost_micros
     }
 
-    pub(super) fn calls_of(&self, key: &str) -> u64 {
+    pub(crate) fn calls_of(&self, key: &str) -> u64 {
         self.server.bill().calls_of(key)
     }
 
     /// The prompts (all texts of the messages) of the requests with this key.
-    pub(super) fn prompts(&self, key: &str) -> Vec<String> {
+    pub(crate) fn prompts(&self, key: &str) -> Vec<String> {
         let line = format!("\nRequest: {key}");
         let bodies = self.heard.lock().unwrap().iter().flat_map(|bytes| bodies(bytes)).collect::<Vec<_>>();
         let prompts = bodies.iter().map(|body| texts(&body["messages"]));
@@ -161,16 +161,16 @@ fn texts(value: &serde_json::Value) -> String {
 }
 
 /// A run against a provider, and all there is to know about it afterwards.
-pub(super) struct Bout {
-    pub(super) sandbox: Sandbox,
-    pub(super) provider: Provider,
-    pub(super) ran: Ran,
-    pub(super) story: Story,
+pub(crate) struct Bout {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) provider: Provider,
+    pub(crate) ran: Ran,
+    pub(crate) story: Story,
 }
 
 impl Bout {
     /// Runs a job whose replies are `script`; money must be sound whatever happens.
-    pub(super) async fn of(script: Script, environment: &[(&str, &str)]) -> Self {
+    pub(crate) async fn of(script: Script, environment: &[(&str, &str)]) -> Self {
         let (sandbox, provider) = (Sandbox::new(), Provider::start(script).await);
         let url = provider.base_url();
         let ran = sandbox.run_job(&[], &[environment, &[("ANTHROPIC_BASE_URL", &url)]].concat()).await;
@@ -181,7 +181,8 @@ impl Bout {
 
     /// The output holds exactly the files of `job` except those that `missing` names.
     #[track_caller]
-    pub(super) fn assert_files(&self, job: &SyntheticJob, missing: &[&str]) {
+    pub(crate) fn assert_files(&self, job: &SyntheticJob, missing: &[&str]) {
+        assert!(!self.sandbox.at("out/.codeswarm-stage").exists(), "the stage was left behind");
         let output = self.sandbox.output();
         let expected = job.tasks.iter().map(|task| task.path.as_str()).filter(|path| !missing.contains(path));
         let found: Vec<_> = output.keys().map(|path| path.to_str().unwrap()).collect();
@@ -194,7 +195,7 @@ impl Bout {
     /// `task` failed once for every one of `reasons`, in this order, and each reason that is the model's fault was told
     /// to it with the next attempt.
     #[track_caller]
-    pub(super) fn assert_told(&self, task: &str, key: &str, reasons: &[(&str, &str)]) {
+    pub(crate) fn assert_told(&self, task: &str, key: &str, reasons: &[(&str, &str)]) {
         let failures = self.story.failures(task);
         assert_eq!(failures.len(), reasons.len(), "{task}: {failures:?}");
         for ((code, message, cost), (wanted, part)) in failures.iter().zip(reasons) {

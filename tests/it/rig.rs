@@ -11,7 +11,7 @@ use std::time::Duration;
 use codeswarm::backend::embedded::{self, Durability};
 use codeswarm::backend::{Backend, Balance, Scope};
 use codeswarm::clock::Clock;
-use codeswarm::protocol::{Event, InstanceId, JobId, MicroUsd};
+use codeswarm::protocol::{Event, InstanceId, MicroUsd};
 use tokio::process::Command;
 
 /// The key every run is given. It must never be seen anywhere.
@@ -47,7 +47,6 @@ pub(crate) struct Ran {
 
 /// What the stores say about the one job in them.
 pub(crate) struct Story {
-    pub(crate) job: JobId,
     pub(crate) events: Vec<Event>,
     pub(crate) balance: Balance,
 }
@@ -162,7 +161,7 @@ impl Sandbox {
         let job = jobs[0].job.clone();
         let events = backend.events.read(&job, 0, 10_000).await.unwrap();
         let balance = backend.ledger.balance(&Scope::Job(job.clone())).await.unwrap();
-        Story { job, events: events.into_iter().map(|recorded| recorded.event).collect(), balance }
+        Story { events: events.into_iter().map(|recorded| recorded.event).collect(), balance }
     }
 }
 
@@ -247,12 +246,20 @@ impl Story {
         MicroUsd(self.events.iter().map(of).sum())
     }
 
-    /// Log and ledger agree, nothing is reserved any more, and neither the bill nor the limit is passed.
+    /// Log and ledger agree, and [`Story::assert_covers`].
     #[track_caller]
     pub(crate) fn assert_sound_money(&self, billed: MicroUsd) {
         assert_eq!(self.cost(), self.balance.spent, "log and ledger disagree");
+        self.assert_covers(billed);
+    }
+
+    /// Nothing is reserved any more, and billed <= spent <= limit. The log may know of less than was spent: calls whose
+    /// process died are charged without a result.
+    #[track_caller]
+    pub(crate) fn assert_covers(&self, billed: MicroUsd) {
         assert_eq!(self.balance.reserved, MicroUsd::ZERO);
         assert!(billed <= self.balance.spent, "billed {billed}, spent {}", self.balance.spent);
+        assert!(self.cost() <= self.balance.spent, "{} in the log, spent {}", self.cost(), self.balance.spent);
         assert!(self.balance.limit.is_some_and(|limit| self.balance.spent <= limit), "{:?}", self.balance);
     }
 }

@@ -1,4 +1,7 @@
 //! Replies that hold no usable file: never written, retried with the reason within bounds, every attempt paid for.
+//!
+//! One run holds one wrong reply of every kind, each for a file of its own, between files that are right. Contents of
+//! wrong replies may never reach the output.
 
 use codeswarm::llm::replay::{Fault, Reply, Stop, SyntheticJob};
 

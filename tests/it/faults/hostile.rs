@@ -1,4 +1,6 @@
 //! Texts that try to be more than texts: escape sequences for terminals, closing tags for prompts, orders for models.
+//!
+//! They have to arrive where texts belong, unchanged, and may do nothing there.
 
 use codeswarm::llm::replay::Reply;
 

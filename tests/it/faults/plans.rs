@@ -1,4 +1,7 @@
 //! Plans that break the rules: refused with the reason, mended when the model learns it, a dead letter when it does not.
+//!
+//! One run goes through all wrong plans of the job, another through one wrong plan for every feature, because each costs a
+//! process. No wrong plan may leave anything in the output.
 
 use codeswarm::llm::replay::{Fault, Reply, SyntheticJob};
 use codeswarm::protocol::{FeaturePlan, StrategicPlan};
@@ -43,7 +46,6 @@ fn wrong_plans(plan: &StrategicPlan) -> Vec<Row> {
         (bent(plan, |value| value["vibe"] = json!("good")), "CS-REPLY-018", "vibe"),
         (bent(plan, |value| value["features"] = json!("five")), "CS-REPLY-018", "five"),
         (Reply::new(""), "CS-REPLY-006", "no complete answer"),
-        (Reply::new("x".repeat(1_100_000)).output_tokens(10), "CS-REPLY-014", "1100000 bytes"),
         (Reply::new(json!(plan).to_string()).fault(Fault::MaxTokens), "CS-REPLY-001", "truncated"),
     ]
 }

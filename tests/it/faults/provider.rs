@@ -1,4 +1,7 @@
 //! Providers that are down, busy, slow or broken: waited for within bounds, paid for as the ledger says.
+//!
+//! What may have been generated counts as paid, what was refused before costs nothing; the fake server keeps its own bill to
+//! compare with. No run may wait longer than its settings say.
 
 use codeswarm::llm::replay::{Fault, Reply};
 use codeswarm::protocol::MicroUsd;
