@@ -95,6 +95,15 @@ impl Provider {
         self.server.bill().calls_of(key)
     }
 
+    /// Whether every request so far carried `key`.
+    pub(crate) fn was_shown(&self, key: &str) -> bool {
+        let heard = self.heard.lock().unwrap();
+        let header = format!("x-api-key: {key}\r\n");
+        // The client may open a connection ahead of need and never use it.
+        let mut used = heard.iter().filter(|bytes| !bytes.is_empty()).peekable();
+        used.peek().is_some() && used.all(|bytes| String::from_utf8_lossy(bytes).contains(&header))
+    }
+
     /// The prompts (all texts of the messages) of the requests with this key.
     pub(crate) fn prompts(&self, key: &str) -> Vec<String> {
         let line = format!("\nRequest: {key}");

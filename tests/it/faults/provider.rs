@@ -6,8 +6,10 @@
 use codeswarm::llm::replay::{Fault, Reply};
 use codeswarm::protocol::MicroUsd;
 
-use super::{Bout, Wrong, job, script};
-use crate::rig::Sandbox;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+
+use super::{Bout, Provider, Wrong, job, script};
+use crate::rig::{KEY, Sandbox};
 
 /// Silence is noticed after a second.
 const IMPATIENT: (&str, &str) = ("CODESWARM_LLM_IDLE_TIMEOUT_SECONDS", "1");
@@ -87,7 +89,7 @@ async fn a_provider_that_stays_broken_is_given_up_after_all_attempts_and_the_job
     });
     let bouts = futures_util::future::join_all(runs).await;
     // The provider has recovered: what the summary tells to do brings the files.
-    let healthy = super::Provider::start(script(&job, Wrong::new(), false)).await;
+    let healthy = Provider::start(script(&job, Wrong::new(), false)).await;
     let url = healthy.base_url();
     let ran = bouts[2].sandbox.run(&["resume", "--yes"], &[("ANTHROPIC_BASE_URL", &url)]).await;
     ran.assert_ended(0, &["completed", "10 of 10"]);
@@ -131,4 +133,58 @@ async fn an_address_that_is_none_is_refused_before_anything_is_made() {
         assert!(!ran.stderr.contains("pa5s"), "{ran:?}");
         assert!(!sandbox.at("out").exists() && !sandbox.at("data").exists());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_from_a_file_reaches_the_provider_and_nothing_else() {
+    let job = job(5, 2);
+    let (sandbox, provider) = (Sandbox::new(), Provider::start(script(&job, Wrong::new(), false)).await);
+    sandbox.write("key-file", format!("  {KEY}\n"));
+    let url = provider.base_url();
+    let environment = [
+        ("ANTHROPIC_BASE_URL", &*url),
+        ("ANTHROPIC_API_KEY", ""),
+        ("ANTHROPIC_API_KEY_FILE", "key-file"),
+        ("CODESWARM_LOG_FILTER", "trace"),
+        ("RUST_LOG", "trace"),
+    ];
+    // The sandbox searches all outputs and files for the key, here with everything logged that can be.
+    let ran = sandbox.run_job_loudly(&environment).await;
+    ran.assert_ended(0, &["completed", "10 of 10", "TRACE"]);
+    assert!(provider.was_shown(KEY));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_is_too_long_holds_no_attempt_and_ends_when_a_person_says_so() {
+    let job = job(5, 2);
+    let limited = Reply::new("").fault(Fault::Status429).retry_after(3_600);
+    let wrong = Wrong::from([("plan".to_owned(), vec![limited])]);
+    let (sandbox, provider) = (Sandbox::new(), Provider::start(script(&job, wrong, true)).await);
+    let mut command = sandbox.command(env!("CARGO_BIN_EXE_codeswarm"));
+    command.args(["run", "proposal.md", "--out", "out", "--yes"]).env("ANTHROPIC_BASE_URL", provider.base_url());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let parked = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("plan attempt 1 failed, will be tried again") {
+                return line;
+            }
+        }
+        panic!("the run ended by itself");
+    };
+    let line = tokio::time::timeout(std::time::Duration::from_secs(60), parked).await.unwrap();
+    assert!(line.contains("429"), "{line}");
+    let killed = std::process::Command::new("kill").args(["-TERM", &child.id().unwrap().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(60), child.wait()).await.unwrap().unwrap();
+    let mut stdout = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut stdout).await.unwrap();
+    assert!(
+        ended.code() == Some(5) && stdout.contains("interrupted") && stdout.contains("codeswarm resume"),
+        "{stdout}"
+    );
+    assert_eq!(provider.requests(), 1);
+    let story = sandbox.story().await;
+    story.assert_sound_money(MicroUsd::ZERO);
+    assert!(!story.is_dead("plan"));
 }
