@@ -122,11 +122,10 @@ impl Coordinator {
                     Some(Err(error)) => return Err(error.into()),
                     None => return Err(CoordinatorError::LoopEnded("intake")),
                 },
-                _ = tick.tick() => {
-                    self.leadership.keep(&self.backend).await?;
-                    self.refresh_capacity().await?;
-                }
+                _ = tick.tick() => self.refresh_capacity().await?,
             }
+            // Here, not only in the tick: under load the inbox is never empty, and the lease has to be kept all the same.
+            self.leadership.keep(&self.backend).await?;
             self.step(handled).await?;
             if self.is_done() {
                 return Ok(());

@@ -26,6 +26,8 @@ pub enum TaskKind {
     Plan {
         /// Fewest and most features it may have.
         features: (u32, u32),
+        /// Fewest and most tasks, and so files, each feature may have.
+        tasks: (u32, u32),
     },
     /// The plan of one feature.
     FeaturePlan {
