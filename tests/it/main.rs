@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod architecture;
+mod crash;
 mod golden;
 mod llm;
+mod support;
 mod workspace;
