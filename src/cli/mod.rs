@@ -12,6 +12,7 @@ mod opened;
 mod plan;
 mod run;
 mod screen;
+mod submit;
 mod summary;
 mod worker;
 
@@ -57,6 +58,7 @@ fn run_to_exit(screen: &Screen, program: impl Future<Output = Result<Exit, Failu
 async fn dispatch(screen: &Screen, cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
         Command::Run(args) => run::run(screen, &cli.common, args).await,
+        Command::Submit(args) => submit::submit(screen, &cli.common, args).await,
         Command::Resume(args) => run::resume(screen, &cli.common, args).await,
     }
 }

@@ -1,20 +1,19 @@
 //! `run` and `resume`: a coordinator and its workers in this process, watched until the job has ended.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::args::{Common, FleetArgs, ResumeArgs, RunArgs};
 use super::live::{Live, Watched};
 use super::screen::Screen;
 use super::summary::Summary;
-use super::{Exit, Failure, opened, plan};
+use super::{Exit, Failure, opened, plan, submit};
 use crate::backend::Backend;
 use crate::config::{Environment, Loaded, Settings};
 use crate::coordinator::{self, Lead, Submission};
 use crate::fleet::{LocalFleet, LocalOptions, Parts};
 use crate::job::JobStatus;
-use crate::protocol::{Command, InstanceId, JobId, JobSettings, MicroUsd, Origin};
-use crate::workspace::{self, OutputMode};
+use crate::protocol::{Command, InstanceId, JobId, Origin};
 
 /// How long running calls may take to finish after the first Ctrl-C.
 const DRAIN: Duration = Duration::from_secs(600);
@@ -23,31 +22,19 @@ const DRAIN: Duration = Duration::from_secs(600);
 pub(super) async fn run(screen: &Screen, common: &Common, args: RunArgs) -> Result<Exit, Failure> {
     let loaded = opened::settings(common, opened::flags(&args.fleet))?;
     opened::start_logs(&loaded.settings.log)?;
-    let proposal = read_proposal(&args.proposal, loaded.settings.job.max_proposal_bytes)?;
-    let budget = budget(args.budget.as_deref(), &loaded.settings)?;
-    let out = output_directory(args.out.as_deref(), &args.proposal)?;
-    let id = JobId::fresh();
-    let mode = if args.git { OutputMode::Git } else { OutputMode::Directory };
-    workspace::preflight(&out, mode, &id).await?;
-    if !args.yes && !screen.interactive {
+    let submission = submit::prepare(&loaded.settings, &args.job, args.fleet.replay.as_deref()).await?;
+    let yes = args.job.yes;
+    if !yes && !screen.interactive {
         let remedy = "add --yes to accept the plan without being asked";
         return Err(Failure::usage("CS-CLI-001", "the plan has to be accepted, and nobody can be asked here", remedy));
     }
     let parts = parts(common, &loaded, &args.fleet).await?;
     let (backend, instance) = opened::open(common, &loaded, "run").await?;
-    let submission = Submission {
-        job: id,
-        name: name_of(&proposal, &args.proposal),
-        proposal,
-        budget,
-        hold_back: budget.percent(loaded.settings.budget.hold_back_percent),
-        origin: origin(&args.fleet)?,
-        settings: job_settings(&loaded.settings, &out, args.git, !args.yes),
-    };
+    let (budget, out) = (submission.budget, submission.settings.output.clone());
     // The lead is taken before the job exists: a second run in the same directory leaves no trace.
     let job = submit_alone(&backend, &instance, submission).await?;
-    screen.note(&format!("job {job}: budget {budget}, files go to {}", out.display()));
-    lead(screen, &args.fleet, &backend, instance, parts, &loaded.settings, job, args.yes).await
+    screen.note(&format!("job {job}: budget {budget}, files go to {out}"));
+    lead(screen, &args.fleet, &backend, instance, parts, &loaded.settings, job, yes).await
 }
 
 /// `codeswarm resume`
@@ -149,86 +136,5 @@ pub(super) async fn interrupted() {
     tokio::select! {
         _ = terminate.recv() => {}
         pressed = tokio::signal::ctrl_c() => if pressed.is_err() { std::future::pending::<()>().await },
-    }
-}
-
-fn budget(given: Option<&str>, settings: &Settings) -> Result<MicroUsd, Failure> {
-    let text = given.unwrap_or(&settings.job.budget_usd);
-    let amount = text.parse::<MicroUsd>().map_err(|error| {
-        Failure::usage(
-            "CS-CLI-003",
-            format!("--budget: {error}"),
-            "give US dollars above zero, for example --budget 5 or --budget 0.25",
-        )
-    })?;
-    if amount == MicroUsd::ZERO {
-        let what = "--budget: a budget of $0.00 allows no call at all";
-        return Err(Failure::usage(
-            "CS-CLI-003",
-            what,
-            "give US dollars above zero, for example --budget 5 or --budget 0.25",
-        ));
-    }
-    Ok(amount)
-}
-
-fn read_proposal(path: &Path, max_bytes: u64) -> Result<String, Failure> {
-    let fail =
-        |why: String, remedy: &str| Failure::usage("CS-CLI-004", format!("proposal {}: {why}", path.display()), remedy);
-    let readable = "name a readable text file";
-    let meta = std::fs::metadata(path).map_err(|error| fail(error.to_string(), readable))?;
-    if !meta.is_file() {
-        return Err(fail("it is not a file".into(), readable));
-    }
-    if meta.len() > max_bytes {
-        let why = format!("it has {} bytes, over the limit of {max_bytes}", meta.len());
-        return Err(fail(why, "shorten it, or raise job.max_proposal_bytes if your model's context has room"));
-    }
-    let bytes = std::fs::read(path).map_err(|error| fail(error.to_string(), readable))?;
-    let text = String::from_utf8(bytes).map_err(|_| fail("it is not UTF-8 text".into(), "save it as UTF-8 text"))?;
-    if text.contains('\0') {
-        return Err(fail("it holds NUL bytes, so it is not text".into(), "save it as UTF-8 text"));
-    }
-    if text.trim().is_empty() {
-        return Err(fail("it is empty".into(), "write down what is to be built, then run the command again"));
-    }
-    Ok(text)
-}
-
-/// The proposal's first heading or line, or the file's name.
-fn name_of(proposal: &str, path: &Path) -> String {
-    let line = proposal.lines().map(|line| line.trim_start_matches('#').trim()).find(|line| !line.is_empty());
-    let name = line.map(str::to_owned).or_else(|| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
-    name.unwrap_or_default().chars().filter(|c| !c.is_control()).take(80).collect()
-}
-
-fn output_directory(given: Option<&Path>, proposal: &Path) -> Result<PathBuf, Failure> {
-    let stem = proposal.file_stem().map_or_else(|| "proposal".into(), |stem| stem.to_string_lossy().into_owned());
-    let chosen = given.map_or_else(|| PathBuf::from(format!("{stem}-output")), Path::to_path_buf);
-    absolute(&chosen, "--out")
-}
-
-fn absolute(path: &Path, flag: &str) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).map_err(|error| {
-        Failure::usage("CS-CLI-005", format!("{flag} {}: {error}", path.display()), "name another path")
-    })
-}
-
-fn origin(fleet: &FleetArgs) -> Result<Origin, Failure> {
-    match &fleet.replay {
-        None => Ok(Origin::Live),
-        Some(path) => Ok(Origin::Replay { path: absolute(path, "--replay")?.to_string_lossy().into_owned() }),
-    }
-}
-
-fn job_settings(settings: &Settings, out: &Path, git: bool, approval: bool) -> JobSettings {
-    let job = &settings.job;
-    JobSettings {
-        output: out.to_string_lossy().into_owned(),
-        git,
-        approval,
-        features: (job.min_features, job.max_features),
-        tasks_per_feature: (job.min_tasks_per_feature, job.max_tasks_per_feature),
-        max_attempts: job.max_attempts,
     }
 }

@@ -13,15 +13,15 @@ use codeswarm::protocol::{InstanceId, JobId, TaskId, TaskKind};
 use tokio::runtime::Runtime;
 
 /// An opened data directory, through the same library that the programs use.
-pub struct Books {
-    pub runtime: Runtime,
-    pub backend: Backend,
-    pub instance: InstanceId,
+pub(crate) struct Books {
+    pub(crate) runtime: Runtime,
+    pub(crate) backend: Backend,
+    pub(crate) instance: InstanceId,
 }
 
 impl Books {
     /// Opens `data` itself; processes on it that have died are reaped, as any program would.
-    pub fn open(data: &Path) -> Self {
+    pub(crate) fn open(data: &Path) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let instance = InstanceId::fresh("test");
         let opening = embedded::open(data, &instance, Durability::Process, Clock::system());
@@ -30,38 +30,38 @@ impl Books {
     }
 
     /// Opens a copy of `data`, so that looking changes nothing. The directory must not be in use.
-    pub fn open_copy(data: &Path, copy: &Path) -> Self {
+    pub(crate) fn open_copy(data: &Path, copy: &Path) -> Self {
         copy_directory(data, copy);
         Self::open(copy)
     }
 
     /// All jobs, oldest first.
-    pub fn jobs(&self) -> Vec<JobId> {
+    pub(crate) fn jobs(&self) -> Vec<JobId> {
         let jobs = self.runtime.block_on(self.backend.events.jobs()).unwrap();
         jobs.into_iter().map(|entry| entry.job).collect()
     }
 
     /// The only job.
     #[track_caller]
-    pub fn only_job(&self) -> JobId {
+    pub(crate) fn only_job(&self) -> JobId {
         let jobs = self.jobs();
         assert_eq!(jobs.len(), 1, "{jobs:?}");
         jobs[0].clone()
     }
 
     /// The fold of the job's log.
-    pub fn job(&self, id: &JobId) -> Job {
+    pub(crate) fn job(&self, id: &JobId) -> Job {
         let log = self.runtime.block_on(self.backend.events.read(id, 0, 100_000)).unwrap();
         Job::replay(id.clone(), &log).expect("the log folds")
     }
 
     /// The job's balance.
-    pub fn balance(&self, id: &JobId) -> Balance {
+    pub(crate) fn balance(&self, id: &JobId) -> Balance {
         self.runtime.block_on(self.backend.ledger.balance(&Scope::Job(id.clone()))).unwrap()
     }
 
     /// The job's ledger entries, oldest first.
-    pub fn entries(&self, id: &JobId) -> Vec<Entry> {
+    pub(crate) fn entries(&self, id: &JobId) -> Vec<Entry> {
         let mut entries: Vec<Entry> = Vec::new();
         loop {
             let after = entries.last().map_or(0, |entry| entry.id);
@@ -75,7 +75,7 @@ impl Books {
     }
 
     /// Tasks of which an attempt has a stored result that is a success, with the number of such attempts.
-    pub fn stored_successes(&self, id: &JobId) -> BTreeMap<TaskId, u32> {
+    pub(crate) fn stored_successes(&self, id: &JobId) -> BTreeMap<TaskId, u32> {
         let prefix = format!("attempt/{id}/");
         let snapshot = self.runtime.block_on(self.backend.state.snapshot(&prefix)).unwrap();
         let mut found = BTreeMap::new();
@@ -93,7 +93,7 @@ impl Books {
 }
 
 /// The request key under which the fake server bills a task of `job`.
-pub fn request_key(job: &Job, task: &TaskId) -> String {
+pub(crate) fn request_key(job: &Job, task: &TaskId) -> String {
     let task = job.task(task).unwrap_or_else(|| panic!("{task} is not a task of {}", job.id()));
     match &task.kind {
         TaskKind::Plan { .. } => "plan".into(),
@@ -103,7 +103,7 @@ pub fn request_key(job: &Job, task: &TaskId) -> String {
 }
 
 /// Billed calls by request key; none when nothing was ever billed. A line that a kill cut short would be reported.
-pub fn billed_calls(bill: &Path) -> BTreeMap<Arc<str>, u64> {
+pub(crate) fn billed_calls(bill: &Path) -> BTreeMap<Arc<str>, u64> {
     if bill.exists() { Bill::load(bill).expect("the bill is whole").keys } else { BTreeMap::new() }
 }
 

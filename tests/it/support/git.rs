@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Asks Git about a repository, without anybody's configuration.
-pub struct Git(PathBuf);
+pub(crate) struct Git(PathBuf);
 
 impl Git {
-    pub fn at(root: &Path) -> Self {
+    pub(crate) fn at(root: &Path) -> Self {
         Self(root.to_owned())
     }
 
     /// Standard output of a Git command that must succeed.
     #[track_caller]
-    pub fn run(&self, arguments: &[&str]) -> String {
+    pub(crate) fn run(&self, arguments: &[&str]) -> String {
         let mut command = Command::new("git");
         command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
         let output = command.args(arguments).current_dir(&self.0).output().unwrap();
@@ -23,21 +23,21 @@ impl Git {
     }
 
     /// Values of one trailer over all commits, oldest commit first.
-    pub fn trailers(&self, key: &str) -> Vec<String> {
+    pub(crate) fn trailers(&self, key: &str) -> Vec<String> {
         let format = format!("--format=%(trailers:key={key},valueonly)");
         let text = self.run(&["log", "--reverse", &format]);
         text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
     }
 
     /// The feature of every commit, sorted; one that was committed twice is there twice.
-    pub fn features(&self) -> Vec<String> {
+    pub(crate) fn features(&self) -> Vec<String> {
         let mut features = self.trailers("Codeswarm-Feature");
         features.sort();
         features
     }
 
     /// The same, each once.
-    pub fn distinct_features(&self) -> Vec<String> {
+    pub(crate) fn distinct_features(&self) -> Vec<String> {
         self.features().into_iter().collect::<BTreeSet<_>>().into_iter().collect()
     }
 }

@@ -10,24 +10,24 @@ mod process;
 mod sandbox;
 mod tree;
 
-pub use books::{Books, billed_calls, request_key};
-pub use git::Git;
-pub use process::{Ended, Running};
-pub use sandbox::{Example, Sandbox};
-pub use tree::{Tree, differences};
+pub(crate) use books::{Books, billed_calls, request_key};
+pub(crate) use git::Git;
+pub(crate) use process::{Ended, Running};
+pub(crate) use sandbox::{Example, Sandbox};
+pub(crate) use tree::{Tree, differences};
 use tree::tree;
 
 use std::time::Duration;
 
 /// Longest wait for a process to do anything: a hang, not a slow machine, takes this long.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// True when the long form of a test is wanted (`make stress`).
-pub fn is_stress() -> bool {
+pub(crate) fn is_stress() -> bool {
     std::env::var_os("CODESWARM_STRESS").is_some_and(|value| value != "0" && !value.is_empty())
 }
 
 /// `few` by default, `many` under `make stress`.
-pub fn share<T>(few: T, many: T) -> T {
+pub(crate) fn share<T>(few: T, many: T) -> T {
     if is_stress() { many } else { few }
 }

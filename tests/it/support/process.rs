@@ -10,13 +10,13 @@ use super::PATIENCE;
 
 /// Where a line was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
+pub(crate) enum Stream {
     Out,
     Err,
 }
 
 /// A process whose output is being read. Dropping it kills it.
-pub struct Running {
+pub(crate) struct Running {
     child: Child,
     name: String,
     lines: Receiver<(Stream, String)>,
@@ -25,11 +25,11 @@ pub struct Running {
 
 /// A process that has ended.
 #[derive(Debug)]
-pub struct Ended {
-    pub name: String,
-    pub status: ExitStatus,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ended {
+    pub(crate) name: String,
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 fn read_lines(stream: Stream, pipe: impl Read + Send + 'static, lines: Sender<(Stream, String)>) {
@@ -48,7 +48,7 @@ fn read_lines(stream: Stream, pipe: impl Read + Send + 'static, lines: Sender<(S
 
 impl Running {
     /// Starts `command` with its output piped to us and no input.
-    pub fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let name = format!("{command:?}");
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
@@ -59,7 +59,7 @@ impl Running {
     }
 
     /// The next line, or `None` when the process has closed its outputs.
-    pub fn next_line(&mut self) -> Option<(Stream, String)> {
+    pub(crate) fn next_line(&mut self) -> Option<(Stream, String)> {
         match self.lines.recv_timeout(PATIENCE) {
             Ok(line) => {
                 self.seen.push(line.clone());
@@ -74,7 +74,7 @@ impl Running {
     }
 
     /// Waits for a line that `wanted` accepts and answers it; `None` when the process ends without one.
-    pub fn wait_for(&mut self, mut wanted: impl FnMut(&str) -> bool) -> Option<String> {
+    pub(crate) fn wait_for(&mut self, mut wanted: impl FnMut(&str) -> bool) -> Option<String> {
         while let Some((_, line)) = self.next_line() {
             if wanted(&line) {
                 return Some(line);
@@ -84,7 +84,7 @@ impl Running {
     }
 
     /// Reads output until `deadline` or the end of the process, whichever comes first; true when it has ended.
-    pub fn read_until(&mut self, deadline: Instant) -> bool {
+    pub(crate) fn read_until(&mut self, deadline: Instant) -> bool {
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => self.seen.push(line),
@@ -95,13 +95,13 @@ impl Running {
     }
 
     /// Kills the process so that it cannot do anything about it, and waits until it is gone.
-    pub fn kill(mut self) -> Ended {
+    pub(crate) fn kill(mut self) -> Ended {
         self.child.kill().expect("a child can be killed");
         self.end()
     }
 
     /// Sends a signal by its name without SIG, for example `TERM`.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         // The shell's own `kill` is the one that is always there.
         let script = format!("kill -{name} {}", self.child.id());
         let status = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status().expect("sh runs");
@@ -110,7 +110,7 @@ impl Running {
     }
 
     /// Waits for the end of the process.
-    pub fn end(mut self) -> Ended {
+    pub(crate) fn end(mut self) -> Ended {
         while self.next_line().is_some() {}
         let status = self.child.wait().expect("a child can be waited for");
         let text = |wanted| {
@@ -134,13 +134,13 @@ impl Drop for Running {
 
 impl Ended {
     /// The exit code; a process that a signal ended has none.
-    pub fn code(&self) -> Option<i32> {
+    pub(crate) fn code(&self) -> Option<i32> {
         self.status.code()
     }
 
     /// Fails the test with everything the process said unless it ended with `code`.
     #[track_caller]
-    pub fn expect_code(self, code: i32) -> Self {
+    pub(crate) fn expect_code(self, code: i32) -> Self {
         assert_eq!(
             self.code(),
             Some(code),
@@ -155,7 +155,7 @@ impl Ended {
 
     /// Standard output as one JSON document.
     #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(self.stdout.trim()).unwrap_or_else(|error| panic!("{error}: {:?}", self.stdout))
     }
 }

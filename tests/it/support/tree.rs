@@ -6,10 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Path relative to the root, with `/`, and what is there: kind, executable or not, bytes.
-pub type Tree = BTreeMap<String, String>;
+pub(crate) type Tree = BTreeMap<String, String>;
 
 /// Everything below `root` but directories, which exist through their files; empty when there is no `root`.
-pub fn tree(root: &Path) -> Tree {
+pub(crate) fn tree(root: &Path) -> Tree {
     let mut found = Tree::new();
     let mut open = vec![root.to_owned()];
     while let Some(directory) = open.pop() {
@@ -35,7 +35,7 @@ pub fn tree(root: &Path) -> Tree {
 }
 
 /// How two trees differ, one line per path; empty when they do not.
-pub fn differences(expected: &Tree, actual: &Tree) -> String {
+pub(crate) fn differences(expected: &Tree, actual: &Tree) -> String {
     let mut text = String::new();
     for (path, content) in expected {
         match actual.get(path) {
