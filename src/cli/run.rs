@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 use super::args::{Common, FleetArgs, ResumeArgs, RunArgs};
 use super::live::{Live, Watched};
 use super::screen::Screen;
@@ -86,10 +88,11 @@ async fn lead(
         slots: settings.fleet.concurrency,
         drain: DRAIN,
     };
+    let mut interrupts = Interrupts::listen()?;
     let local = LocalFleet::start(backend, parts, settings, options).await?;
     let mut live = Live::new(screen, backend, &job).await?;
     let mut asked = false;
-    let mut interrupts = 0;
+    let mut interrupted = 0;
     let joined = {
         let drain = local.drain_handle();
         let stop_now = local.abort_handle();
@@ -107,9 +110,9 @@ async fn lead(
                         coordinator::command(backend, &instance, &job, answer).await?;
                     }
                 }
-                () = interrupted() => {
-                    interrupts += 1;
-                    if interrupts == 1 {
+                () = interrupts.next() => {
+                    interrupted += 1;
+                    if interrupted == 1 {
                         drain.cancel();
                         live.say("stopping: running calls are being finished, nothing new starts (press Ctrl-C again to cut them off; they stay paid)");
                     } else {
@@ -127,14 +130,30 @@ async fn lead(
     Ok(summary.exit())
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-pub(super) async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        pressed = tokio::signal::ctrl_c() => if pressed.is_err() { std::future::pending::<()>().await },
+/// Ctrl-C and SIGTERM. Those that come while nobody waits are kept for the next wait, not lost.
+pub(super) struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    /// Takes the signals over from the system, which would end the process.
+    pub(super) fn listen() -> Result<Self, Failure> {
+        let take = |kind| {
+            signal(kind).map_err(|error| {
+                let what = format!("cannot listen for signals: {error}");
+                Failure::error("CS-CLI-008", what, "check the limits on open files and processes")
+            })
+        };
+        Ok(Self { interrupt: take(SignalKind::interrupt())?, terminate: take(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next one. Cancel-safe.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            Some(()) = self.interrupt.recv() => {}
+            Some(()) = self.terminate.recv() => {}
+            else => std::future::pending().await,
+        }
     }
 }
