@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 use codeswarm::llm::replay::{Bill, SplitMix64};
 use codeswarm::protocol::{JobId, JobOutcome, MicroUsd};
 
-use crate::support::{
-    Books, Example, Git, Running, Sandbox, Tree, billed_calls, differences, request_key, share,
-};
+use crate::support::{Books, Example, Git, Running, Sandbox, Tree, billed_calls, differences, request_key, share};
 
 /// Latency of every reply: long enough that a kill finds calls under way.
 const LATENCY: [&str; 2] = ["--replay-latency", "25"];
@@ -143,7 +141,9 @@ fn survive(points: &[KillAt], whole: &Undisturbed, extra: &[&str], context: &str
         let e = start(&deaths).end().expect_code(0);
         if std::env::var_os("SLOW").is_some() {
             eprintln!("SLOW {:?} {context}", t0.elapsed());
-            if t0.elapsed() > Duration::from_secs(2) { eprintln!("{}", e.stderr); }
+            if t0.elapsed() > Duration::from_secs(2) {
+                eprintln!("{}", e.stderr);
+            }
         }
     } else {
         // The end was logged, but the process did not live to say so: there must be nothing left to do.

@@ -7,6 +7,7 @@
 
 mod architecture;
 mod crash;
+mod examples;
 mod golden;
 mod llm;
 mod support;

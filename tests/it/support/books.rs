@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use codeswarm::backend::embedded::{self, Durability};
 use codeswarm::backend::{Backend, Balance, Entry, EntryFilter, Scope};
@@ -11,6 +12,8 @@ use codeswarm::job::Job;
 use codeswarm::llm::replay::Bill;
 use codeswarm::protocol::{InstanceId, JobId, TaskId, TaskKind};
 use tokio::runtime::Runtime;
+
+use super::PATIENCE;
 
 /// An opened data directory, through the same library that the programs use.
 pub(crate) struct Books {
@@ -53,6 +56,24 @@ impl Books {
     pub(crate) fn job(&self, id: &JobId) -> Job {
         let log = self.runtime.block_on(self.backend.events.read(id, 0, 100_000)).unwrap();
         Job::replay(id.clone(), &log).expect("the log folds")
+    }
+
+    /// Waits until the job has ended and answers it.
+    #[track_caller]
+    pub(crate) fn wait_until_ended(&self, id: &JobId) -> Job {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seq = 0;
+        loop {
+            let log = self.runtime.block_on(self.backend.events.read(id, seq, 100_000)).unwrap();
+            seq = log.last().map_or(seq, |recorded| recorded.seq);
+            let job = self.job(id);
+            if job.end().is_some() {
+                return job;
+            }
+            let rest = deadline.saturating_duration_since(Instant::now());
+            assert!(!rest.is_zero(), "job {id} is {:?} after {PATIENCE:?}", job.status());
+            self.runtime.block_on(self.backend.events.wait(id, seq, rest)).unwrap();
+        }
     }
 
     /// The job's balance.

@@ -5,17 +5,19 @@
 //! here may sleep until something has probably happened.
 
 mod books;
+mod fleet;
 mod git;
 mod process;
 mod sandbox;
 mod tree;
 
 pub(crate) use books::{Books, billed_calls, request_key};
+pub(crate) use fleet::{Fleet, coordinator, worker};
 pub(crate) use git::Git;
 pub(crate) use process::{Ended, Running};
 pub(crate) use sandbox::{Example, Sandbox};
-pub(crate) use tree::{Tree, differences};
 use tree::tree;
+pub(crate) use tree::{Tree, differences};
 
 use std::time::Duration;
 
