@@ -10,5 +10,6 @@ mod crash;
 mod examples;
 mod golden;
 mod llm;
+mod stop;
 mod support;
 mod workspace;

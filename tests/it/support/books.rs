@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use codeswarm::backend::embedded::{self, Durability};
 use codeswarm::backend::{Backend, Balance, Entry, EntryFilter, Scope};
@@ -19,7 +19,6 @@ use super::PATIENCE;
 pub(crate) struct Books {
     pub(crate) runtime: Runtime,
     pub(crate) backend: Backend,
-    pub(crate) instance: InstanceId,
 }
 
 impl Books {
@@ -29,7 +28,7 @@ impl Books {
         let instance = InstanceId::fresh("test");
         let opening = embedded::open(data, &instance, Durability::Process, Clock::system());
         let backend = runtime.block_on(opening).unwrap_or_else(|error| panic!("{}: {error}", data.display()));
-        Self { runtime, backend, instance }
+        Self { runtime, backend }
     }
 
     /// Opens a copy of `data`, so that looking changes nothing. The directory must not be in use.
@@ -92,6 +91,20 @@ impl Books {
                 return entries;
             }
             entries.extend(page);
+        }
+    }
+
+    /// Waits until the ledger has an entry of the job that `wanted` accepts. The ledger tells nobody about news, so it is
+    /// asked again and again.
+    #[track_caller]
+    pub(crate) fn wait_for_entry(&self, id: &JobId, wanted: impl Fn(&Entry) -> bool) -> Entry {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(entry) = self.entries(id).into_iter().find(&wanted) {
+                return entry;
+            }
+            assert!(Instant::now() < deadline, "no such entry after {PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 

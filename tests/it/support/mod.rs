@@ -12,7 +12,7 @@ mod sandbox;
 mod tree;
 
 pub(crate) use books::{Books, billed_calls, request_key};
-pub(crate) use fleet::{Fleet, coordinator, worker};
+pub(crate) use fleet::{AGENTS, Fleet, coordinator, worker};
 pub(crate) use git::Git;
 pub(crate) use process::{Ended, Running};
 pub(crate) use sandbox::{Example, Sandbox};
