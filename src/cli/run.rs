@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::args::{Common, FleetArgs, ResumeArgs, RunArgs};
-use super::live::{Live, Watched};
+use super::live::{Lines, Live, Watched};
 use super::screen::Screen;
 use super::summary::Summary;
-use super::{Exit, Failure, opened, plan};
-use crate::backend::Backend;
+use super::words::money;
+use super::{Exit, Failure, jobs, opened, plan};
+use crate::backend::{Backend, Scope, embedded};
 use crate::config::{Environment, Loaded, Settings};
 use crate::coordinator::{self, Lead, Submission};
 use crate::fleet::{LocalFleet, LocalOptions, Parts};
 use crate::job::JobStatus;
-use crate::protocol::{Command, InstanceId, JobId, JobSettings, MicroUsd, Origin};
+use crate::protocol::{Command, InstanceId, JobId, JobOutcome, JobSettings, MicroUsd, Origin};
 use crate::workspace::{self, OutputMode};
 
 /// How long running calls may take to finish after the first Ctrl-C.
@@ -26,13 +27,13 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: RunArgs) -> Resu
     let proposal = read_proposal(&args.proposal, loaded.settings.job.max_proposal_bytes)?;
     let budget = budget(args.budget.as_deref(), &loaded.settings)?;
     let out = output_directory(args.out.as_deref(), &args.proposal)?;
-    let id = JobId::fresh();
-    let mode = if args.git { OutputMode::Git } else { OutputMode::Directory };
-    workspace::preflight(&out, mode, &id).await?;
     if !args.yes && !screen.interactive {
         let remedy = "add --yes to accept the plan without being asked";
         return Err(Failure::usage("CS-CLI-001", "the plan has to be accepted, and nobody can be asked here", remedy));
     }
+    let id = JobId::fresh();
+    let mode = if args.git { OutputMode::Git } else { OutputMode::Directory };
+    workspace::preflight(&out, mode, &id).await?;
     let parts = parts(common, &loaded, &args.fleet).await?;
     let (backend, instance) = opened::open(common, &loaded, "run").await?;
     let submission = Submission {
@@ -54,21 +55,42 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: RunArgs) -> Resu
 pub(super) async fn resume(screen: &Screen, common: &Common, args: ResumeArgs) -> Result<Exit, Failure> {
     let loaded = opened::settings(common, opened::flags(&args.fleet))?;
     opened::start_logs(&loaded.settings.log)?;
-    let (backend, instance) = opened::open_existing(common, &loaded, "run").await?;
-    let job = opened::find_resumable(&backend, args.job.as_deref()).await?;
-    let watched = Watched::load(&backend, &job).await?;
-    if let Some(outcome) = watched.finished() {
-        let what = format!("job {job} is already {outcome}: there is nothing to resume");
-        return Err(Failure::error("CS-CLI-002", what, "start a new job with `codeswarm run`"));
+    if !embedded::exists(&common.data) {
+        return Err(opened::no_data(common));
     }
+    let (backend, instance) = opened::open(common, &loaded, "run").await?;
+    let watched = jobs::find_resumable(&backend, args.job.as_deref()).await?;
+    let job = watched.job.id().clone();
+    if watched.job.status() == JobStatus::Ended(JobOutcome::Completed) {
+        let what = format!("job {job} is already completed: there is nothing to resume");
+        return Err(Failure::error("CS-CLI-002", what, "start a new job with `codeswarm run PROPOSAL`"));
+    }
+    warn_of_old_budget(screen, &backend, &watched).await?;
     let mut fleet = args.fleet;
     if let (None, Some(Origin::Replay { path })) = (&fleet.replay, watched.origin()) {
         fleet.replay = Some(PathBuf::from(path));
         screen.note(&format!("replies come from the recording {path}, as when the job was started"));
     }
     let parts = parts(common, &loaded, &fleet).await?;
-    screen.note(&format!("resuming job {job}"));
+    let files = watched.job.totals().files;
+    screen.note(&format!("resuming job {job}: {} of {} files are finished", files.succeeded, files.total));
     lead(screen, &fleet, &backend, instance, parts, &loaded.settings, job, args.yes).await
+}
+
+/// A job that ran out of money and got none since will most likely stop at once.
+async fn warn_of_old_budget(screen: &Screen, backend: &Backend, watched: &Watched) -> Result<(), Failure> {
+    let id = watched.job.id();
+    if watched.job.status() != JobStatus::Ended(JobOutcome::BudgetExhausted) || watched.is_topped_up() {
+        return Ok(());
+    }
+    let balance = backend.ledger.balance(&Scope::Job(id.clone())).await?;
+    let left = balance.available().unwrap_or_default();
+    screen.note(&format!(
+        "job {id} ran out of money and its budget has not been raised since: {} are left, which was too little for the \
+         next call. Trying all the same; to raise it: codeswarm budget top-up {id} USD",
+        money(left)
+    ));
+    Ok(())
 }
 
 async fn parts(common: &Common, loaded: &Loaded, fleet: &FleetArgs) -> Result<Parts, Failure> {
@@ -100,7 +122,7 @@ async fn lead(
         drain: DRAIN,
     };
     let local = LocalFleet::start(backend, parts, settings, options).await?;
-    let mut live = Live::new(screen, backend, &job).await?;
+    let mut live = Live::new(screen, backend, &job, Lines::Notes).await?;
     let mut asked = false;
     let mut interrupts = 0;
     let joined = {
@@ -195,11 +217,15 @@ fn read_proposal(path: &Path, max_bytes: u64) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// The proposal's first heading or line, or the file's name.
+/// The proposal's first heading or line with anything printable in it, or the file's name.
 fn name_of(proposal: &str, path: &Path) -> String {
-    let line = proposal.lines().map(|line| line.trim_start_matches('#').trim()).find(|line| !line.is_empty());
-    let name = line.map(str::to_owned).or_else(|| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
-    name.unwrap_or_default().chars().filter(|c| !c.is_control()).take(80).collect()
+    let clean = |line: &str| {
+        let printable: String = line.chars().filter(|c| !c.is_control()).collect();
+        let name: String = printable.trim_start_matches('#').trim().chars().take(80).collect();
+        (!name.is_empty()).then_some(name)
+    };
+    let stem = || path.file_stem().and_then(|stem| clean(&stem.to_string_lossy()));
+    proposal.lines().find_map(clean).or_else(stem).unwrap_or_else(|| "proposal".into())
 }
 
 fn output_directory(given: Option<&Path>, proposal: &Path) -> Result<PathBuf, Failure> {
@@ -230,5 +256,19 @@ fn job_settings(settings: &Settings, out: &Path, git: bool, approval: bool) -> J
         features: (job.min_features, job.max_features),
         tasks_per_feature: (job.min_tasks_per_feature, job.max_tasks_per_feature),
         max_attempts: job.max_attempts,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_named_after_the_first_line_that_says_something() {
+        let name = |text: &str| name_of(text, Path::new("dir/shop.md"));
+        assert_eq!(name("\n# A shop\ntext"), "A shop");
+        assert_eq!(name("#\u{7}\n\u{1b}[2Jsecond"), "[2Jsecond");
+        assert_eq!(name("##\n"), "shop");
+        assert_eq!(name(&"x".repeat(200)).len(), 80);
     }
 }
