@@ -3,19 +3,19 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
 use super::args::{Common, FleetArgs, ResumeArgs, RunArgs};
-use super::live::{Live, Watched};
+use super::interrupts::Interrupts;
+use super::live::{Lines, Live, Watched};
 use super::screen::Screen;
 use super::summary::Summary;
-use super::{Exit, Failure, opened, plan, submit};
-use crate::backend::Backend;
+use super::words::money;
+use super::{Exit, Failure, jobs, opened, plan, submit};
+use crate::backend::{Backend, Scope, embedded};
 use crate::config::{Environment, Loaded, Settings};
 use crate::coordinator::{self, Lead, Submission};
 use crate::fleet::{LocalFleet, LocalOptions, Parts};
 use crate::job::JobStatus;
-use crate::protocol::{Command, InstanceId, JobId, Origin};
+use crate::protocol::{Command, InstanceId, JobId, JobOutcome, Origin};
 
 /// How long running calls may take to finish after the first Ctrl-C.
 const DRAIN: Duration = Duration::from_secs(600);
@@ -24,12 +24,13 @@ const DRAIN: Duration = Duration::from_secs(600);
 pub(super) async fn run(screen: &Screen, common: &Common, args: RunArgs) -> Result<Exit, Failure> {
     let loaded = opened::settings(common, opened::flags(&args.fleet))?;
     opened::start_logs(&loaded.settings.log)?;
-    let submission = submit::prepare(&loaded.settings, &args.job, args.fleet.replay.as_deref()).await?;
+    let submission = submit::prepare(&loaded.settings, &args.job, args.fleet.replay.as_deref())?;
     let yes = args.job.yes;
     if !yes && !screen.interactive {
         let remedy = "add --yes to accept the plan without being asked";
         return Err(Failure::usage("CS-CLI-001", "the plan has to be accepted, and nobody can be asked here", remedy));
     }
+    submit::preflight(&submission).await?;
     let parts = parts(common, &loaded, &args.fleet).await?;
     let (backend, instance) = opened::open(common, &loaded, "run").await?;
     let (budget, out) = (submission.budget, submission.settings.output.clone());
@@ -43,21 +44,42 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: RunArgs) -> Resu
 pub(super) async fn resume(screen: &Screen, common: &Common, args: ResumeArgs) -> Result<Exit, Failure> {
     let loaded = opened::settings(common, opened::flags(&args.fleet))?;
     opened::start_logs(&loaded.settings.log)?;
-    let (backend, instance) = opened::open_existing(common, &loaded, "run").await?;
-    let job = opened::find_resumable(&backend, args.job.as_deref()).await?;
-    let watched = Watched::load(&backend, &job).await?;
-    if let Some(outcome) = watched.finished() {
-        let what = format!("job {job} is already {outcome}: there is nothing to resume");
-        return Err(Failure::error("CS-CLI-002", what, "start a new job with `codeswarm run`"));
+    if !embedded::exists(&common.data) {
+        return Err(opened::no_data(common));
     }
+    let (backend, instance) = opened::open(common, &loaded, "run").await?;
+    let watched = jobs::find_resumable(&backend, args.job.as_deref()).await?;
+    let job = watched.job.id().clone();
+    if watched.job.status() == JobStatus::Ended(JobOutcome::Completed) {
+        let what = format!("job {job} is already completed: there is nothing to resume");
+        return Err(Failure::error("CS-CLI-002", what, "start a new job with `codeswarm run PROPOSAL`"));
+    }
+    warn_of_old_budget(screen, &backend, &watched).await?;
     let mut fleet = args.fleet;
     if let (None, Some(Origin::Replay { path })) = (&fleet.replay, watched.origin()) {
         fleet.replay = Some(PathBuf::from(path));
         screen.note(&format!("replies come from the recording {path}, as when the job was started"));
     }
     let parts = parts(common, &loaded, &fleet).await?;
-    screen.note(&format!("resuming job {job}"));
+    let files = watched.job.totals().files;
+    screen.note(&format!("resuming job {job}: {} of {} files are finished", files.succeeded, files.total));
     lead(screen, &fleet, &backend, instance, parts, &loaded.settings, job, args.yes).await
+}
+
+/// A job that ran out of money and got none since will most likely stop at once.
+async fn warn_of_old_budget(screen: &Screen, backend: &Backend, watched: &Watched) -> Result<(), Failure> {
+    let id = watched.job.id();
+    if watched.job.status() != JobStatus::Ended(JobOutcome::BudgetExhausted) || watched.is_topped_up() {
+        return Ok(());
+    }
+    let balance = backend.ledger.balance(&Scope::Job(id.clone())).await?;
+    let left = balance.available().unwrap_or_default();
+    screen.note(&format!(
+        "job {id} ran out of money and its budget has not been raised since: {} are left, which was too little for the \
+         next call. Trying all the same; to raise it: codeswarm budget top-up {id} USD",
+        money(left)
+    ));
+    Ok(())
 }
 
 async fn parts(common: &Common, loaded: &Loaded, fleet: &FleetArgs) -> Result<Parts, Failure> {
@@ -90,7 +112,7 @@ async fn lead(
     };
     let mut interrupts = Interrupts::listen()?;
     let local = LocalFleet::start(backend, parts, settings, options).await?;
-    let mut live = Live::new(screen, backend, &job).await?;
+    let mut live = Live::new(screen, backend, &job, Lines::Notes).await?;
     let mut asked = false;
     let mut interrupted = 0;
     let joined = {
@@ -128,32 +150,4 @@ async fn lead(
     let summary = Summary::of(live.watched(), backend).await?;
     summary.show(screen, fleet.json);
     Ok(summary.exit())
-}
-
-/// Ctrl-C and SIGTERM. Those that come while nobody waits are kept for the next wait, not lost.
-pub(super) struct Interrupts {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Interrupts {
-    /// Takes the signals over from the system, which would end the process.
-    pub(super) fn listen() -> Result<Self, Failure> {
-        let take = |kind| {
-            signal(kind).map_err(|error| {
-                let what = format!("cannot listen for signals: {error}");
-                Failure::error("CS-CLI-008", what, "check the limits on open files and processes")
-            })
-        };
-        Ok(Self { interrupt: take(SignalKind::interrupt())?, terminate: take(SignalKind::terminate())? })
-    }
-
-    /// Waits for the next one. Cancel-safe.
-    pub(super) async fn next(&mut self) {
-        tokio::select! {
-            Some(()) = self.interrupt.recv() => {}
-            Some(()) = self.terminate.recv() => {}
-            else => std::future::pending().await,
-        }
-    }
 }

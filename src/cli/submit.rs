@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::args::{Common, JobArgs, SubmitArgs};
+use super::args::{Common, ProposalArgs, SubmitArgs};
 use super::screen::Screen;
 use super::{Exit, Failure, opened};
 use crate::config::Settings;
@@ -23,7 +23,8 @@ pub(super) async fn submit(screen: &Screen, common: &Common, args: SubmitArgs) -
     if let Some(script) = &args.replay {
         Script::load(script).map_err(FleetError::from)?;
     }
-    let submission = prepare(&loaded.settings, &args.job, args.replay.as_deref()).await?;
+    let submission = prepare(&loaded.settings, &args.job, args.replay.as_deref())?;
+    preflight(&submission).await?;
     let (backend, instance) = opened::open(common, &loaded, "submit").await?;
     let (budget, out) = (submission.budget, submission.settings.output.clone());
     let job = coordinator::submit(&backend, &instance, submission).await?;
@@ -36,16 +37,13 @@ pub(super) async fn submit(screen: &Screen, common: &Common, args: SubmitArgs) -
     Ok(Exit::Done)
 }
 
-/// Checks everything about a job that can be checked for free, and answers it under a fresh id.
-pub(super) async fn prepare(settings: &Settings, args: &JobArgs, replay: Option<&Path>) -> Result<Submission, Failure> {
+/// Checks what can be checked without touching anything, and answers the job under a fresh id.
+pub(super) fn prepare(settings: &Settings, args: &ProposalArgs, replay: Option<&Path>) -> Result<Submission, Failure> {
     let proposal = read_proposal(&args.proposal, settings.job.max_proposal_bytes)?;
     let budget = budget(args.budget.as_deref(), settings)?;
     let out = output_directory(args.out.as_deref(), &args.proposal)?;
-    let job = JobId::fresh();
-    let mode = if args.git { OutputMode::Git } else { OutputMode::Directory };
-    workspace::preflight(&out, mode, &job).await?;
     Ok(Submission {
-        job,
+        job: JobId::fresh(),
         name: name_of(&proposal, &args.proposal),
         proposal,
         budget,
@@ -53,6 +51,12 @@ pub(super) async fn prepare(settings: &Settings, args: &JobArgs, replay: Option<
         origin: origin(replay)?,
         settings: job_settings(settings, &out, args.git, !args.yes),
     })
+}
+
+/// Finds out whether the job's files can be written where they are to go.
+pub(super) async fn preflight(submission: &Submission) -> Result<(), Failure> {
+    let mode = if submission.settings.git { OutputMode::Git } else { OutputMode::Directory };
+    Ok(workspace::preflight(submission.settings.output.as_ref(), mode, &submission.job).await?)
 }
 
 fn budget(given: Option<&str>, settings: &Settings) -> Result<MicroUsd, Failure> {
@@ -98,11 +102,15 @@ fn read_proposal(path: &Path, max_bytes: u64) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// The proposal's first heading or line, or the file's name.
+/// The proposal's first heading or line with anything printable in it, or the file's name.
 fn name_of(proposal: &str, path: &Path) -> String {
-    let line = proposal.lines().map(|line| line.trim_start_matches('#').trim()).find(|line| !line.is_empty());
-    let name = line.map(str::to_owned).or_else(|| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
-    name.unwrap_or_default().chars().filter(|c| !c.is_control()).take(80).collect()
+    let clean = |line: &str| {
+        let printable: String = line.chars().filter(|c| !c.is_control()).collect();
+        let name: String = printable.trim_start_matches('#').trim().chars().take(80).collect();
+        (!name.is_empty()).then_some(name)
+    };
+    let stem = || path.file_stem().and_then(|stem| clean(&stem.to_string_lossy()));
+    proposal.lines().find_map(clean).or_else(stem).unwrap_or_else(|| "proposal".into())
 }
 
 fn output_directory(given: Option<&Path>, proposal: &Path) -> Result<PathBuf, Failure> {
@@ -133,5 +141,19 @@ fn job_settings(settings: &Settings, out: &Path, git: bool, approval: bool) -> J
         features: (job.min_features, job.max_features),
         tasks_per_feature: (job.min_tasks_per_feature, job.max_tasks_per_feature),
         max_attempts: job.max_attempts,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_named_after_the_first_line_that_says_something() {
+        let name = |text: &str| name_of(text, Path::new("dir/shop.md"));
+        assert_eq!(name("\n# A shop\ntext"), "A shop");
+        assert_eq!(name("#\u{7}\n\u{1b}[2Jsecond"), "[2Jsecond");
+        assert_eq!(name("##\n"), "shop");
+        assert_eq!(name(&"x".repeat(200)).len(), 80);
     }
 }

@@ -8,7 +8,7 @@ use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{Common, FleetArgs};
-use super::run::Interrupts;
+use super::interrupts::Interrupts;
 use super::screen::Screen;
 use super::{Exit, Failure, opened, run_to_exit};
 use crate::config::Environment;
