@@ -7,6 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::live::Watched;
 use super::screen::printable;
+use super::words::{clock, money};
 use crate::clock::Timestamp;
 use crate::job::{FeatureRollup, JobStatus};
 use crate::protocol::FeatureId;
@@ -76,7 +77,7 @@ impl Bars {
             JobStatus::Paused => "paused, ",
             _ => "",
         };
-        let spent = job.cost();
+        let spent = money(job.cost());
         let left = self.time_left(totals.succeeded, totals.total, now.since(started));
         self.total.set_message(format!(
             "{doing}{running} running, {spent} of {}, {}{left}",
@@ -112,11 +113,4 @@ fn note(feature: &FeatureRollup<'_>) -> String {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
-}
-
-/// `m:ss` or `h:mm:ss`.
-pub(super) fn clock(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let (hours, minutes, rest) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
-    if hours > 0 { format!("{hours}:{minutes:02}:{rest:02}") } else { format!("{minutes}:{rest:02}") }
 }

@@ -7,6 +7,7 @@
 
 mod advance;
 mod commit;
+mod deliver;
 mod dispatch;
 mod error;
 mod estimate;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use deliver::{Delivered, deliver, leader};
 pub use error::CoordinatorError;
 pub use estimate::Estimator;
 pub use submit::{Submission, command, refuse_if_led, submit};

@@ -9,6 +9,6 @@ mod error;
 mod local;
 
 pub use alone::{serve, work};
-pub use assemble::{Parts, Replay};
+pub use assemble::{Parts, Replay, check_roles};
 pub use error::FleetError;
 pub use local::{LocalFleet, LocalOptions};

@@ -7,7 +7,10 @@
 
 mod architecture;
 mod conformance;
+mod crash;
+mod examples;
 mod golden;
 mod llm;
+mod stop;
 mod support;
 mod workspace;

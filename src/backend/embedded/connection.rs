@@ -62,7 +62,7 @@ pub(super) fn reader(file: &Path) -> Result<Connection, BackendError> {
 }
 
 /// Refuses a file of another program or of a newer version of this one, before anything is written to it.
-fn check_origin(db: &Connection, name: &str) -> Result<(), BackendError> {
+pub(super) fn check_origin(db: &Connection, name: &str) -> Result<(), BackendError> {
     let number = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
     let (application, version) = number("application_id")
         .and_then(|application| Ok((application, number("user_version")?)))

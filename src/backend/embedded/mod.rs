@@ -16,6 +16,7 @@ mod connection;
 mod events;
 mod fault;
 mod inbox;
+mod inspect;
 mod ledger;
 mod locks;
 mod maintenance;
@@ -31,6 +32,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast;
+
+pub use self::inspect::{Inspection, exists, inspect};
 
 use self::alive::Lives;
 use self::fault::closed;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use codeswarm::backend::BackendError;
 use codeswarm::protocol::ArtifactRef;
 
-use crate::support::TestBackend;
+use crate::support::stores::TestBackend;
 
 pub(crate) async fn what_is_put_can_be_got_byte_for_byte(test: &TestBackend) {
     for bytes in [0_usize, 1, 5_000, 3_000_000] {

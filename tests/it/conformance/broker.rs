@@ -7,7 +7,7 @@ use codeswarm::backend::broker::{LEASE, MAX_MESSAGE_BYTES};
 use codeswarm::backend::{Backend, BackendError, Delivery, Depth, Disposition, Outgoing, Queue, Signal};
 use codeswarm::protocol::Priority;
 
-use crate::support::{SOON, TestBackend, agent, instance, job, s};
+use crate::support::stores::{SOON, TestBackend, agent, instance, job, s};
 
 const NOW: Duration = Duration::ZERO;
 

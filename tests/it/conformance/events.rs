@@ -5,7 +5,7 @@ use std::time::Duration;
 use codeswarm::backend::{Backend, BackendError};
 use codeswarm::protocol::{Event, JobId, RecordedEvent, TaskId};
 
-use crate::support::{SOON, START, TestBackend, job, s, usd};
+use crate::support::stores::{SOON, START, TestBackend, job, s, usd};
 
 pub(crate) fn dispatched(attempt: u32) -> Event {
     Event::TaskDispatched { task: TaskId::plan(), attempt }

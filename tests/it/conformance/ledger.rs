@@ -6,7 +6,7 @@ use codeswarm::backend::{
 };
 use codeswarm::protocol::Usage;
 
-use crate::support::{TestBackend, agent, instance, job, s, task, usd};
+use crate::support::stores::{TestBackend, agent, instance, job, s, task, usd};
 
 pub(crate) fn request(id: &str, scopes: &[Scope], amount: u64) -> ReserveRequest {
     ReserveRequest {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use codeswarm::backend::{Acquired, Backend, BackendError, LockMode, LockRequest};
 use codeswarm::protocol::Priority;
 
-use crate::support::{START, TestBackend, s};
+use crate::support::stores::{START, TestBackend, s};
 
 use LockMode::{Exclusive, Shared};
 

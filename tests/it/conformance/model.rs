@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::ledger::request;
-use crate::support::{TestBackend, job, s, usd};
+use crate::support::stores::{TestBackend, job, s, usd};
 
 /// One random step. Ids, scopes and amounts come from small ranges, so that replays and collisions are common.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use codeswarm::backend::{Backend, BackendError, Change, Expected, Write};
 
-use crate::support::{SOON, START, TestBackend, instance, s};
+use crate::support::stores::{SOON, START, TestBackend, instance, s};
 
 fn write(key: &str, expected: Expected, value: &str) -> Write {
     Write { key: key.into(), expected, value: Some(Bytes::copy_from_slice(value.as_bytes())) }
