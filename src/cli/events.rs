@@ -21,7 +21,7 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: EventsArgs) -> R
     let id = jobs::find(&backend, args.job.job.as_deref()).await?.job;
     let mut watched = Watched::empty(Job::new(id.clone()));
     print_news(screen, &backend, &mut watched, args.job.output.json).await?;
-    while args.follow && !watched.is_settled() {
+    while args.follow && !jobs::is_over(&backend, &watched).await? {
         tokio::select! {
             () = super::run::interrupted() => return Ok(Exit::Cancelled),
             waited = wait(&backend, &id, &watched) => waited?,
