@@ -4,6 +4,7 @@
 //! `screen`, so that colour and bars appear on terminals only and a closed pipe ends a program quietly. Secrets
 //! never reach this room's output.
 
+mod apart;
 mod args;
 mod bars;
 mod budget;

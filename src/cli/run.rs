@@ -30,8 +30,10 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: RunArgs) -> Resu
         let remedy = "add --yes to accept the plan without being asked";
         return Err(Failure::usage("CS-CLI-001", "the plan has to be accepted, and nobody can be asked here", remedy));
     }
-    submit::preflight(&submission).await?;
+    super::apart::check(submission.settings.output.as_ref(), &common.data)?;
+    // Everything that can be refused without leaving a trace comes before the first directory is made.
     let parts = parts(common, &loaded, &args.fleet).await?;
+    submit::preflight(&submission).await?;
     let (backend, instance) = opened::open(common, &loaded, "run").await?;
     let (budget, out) = (submission.budget, submission.settings.output.clone());
     // The lead is taken before the job exists: a second run in the same directory leaves no trace.
