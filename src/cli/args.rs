@@ -1,4 +1,7 @@
 //! The grammar of the command line.
+//!
+//! One struct per command, so that help, completion and parsing cannot disagree. What a
+//! value means (an amount, a model, a job) is judged by the room that knows, with its own code and remedy.
 
 use std::path::PathBuf;
 

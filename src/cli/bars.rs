@@ -1,4 +1,7 @@
 //! Live bars: one per feature, and one line of totals with money and time.
+//!
+//! Bars show the fold of the log that the plain lines also come from. Texts from plans pass through `printable` first: a
+//! model must not be able to write escape sequences to the terminal.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

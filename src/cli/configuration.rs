@@ -1,4 +1,7 @@
 //! `codeswarm config` and `codeswarm models`: what holds, where it comes from, and what it would cost.
+//!
+//! Shows the merged settings instead of a file, because several layers may have had a word. Secrets are not among the
+//! settings and can therefore not be printed here.
 
 use serde_json::{Value, json};
 

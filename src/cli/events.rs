@@ -1,4 +1,7 @@
 //! `codeswarm events`: the log of a job, one line per event.
+//!
+//! The one view that hides nothing: with `--json` each line is the event as it was recorded, for scripts and for support.
+//! It reads; following a job never keeps it alive and never ends it.
 
 use std::time::Duration;
 

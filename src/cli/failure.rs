@@ -1,4 +1,7 @@
 //! Exit codes, and failures with the three parts a person needs: what, why, what now.
+//!
+//! Exit codes are an interface for scripts, so they are given once, here, and never change their meaning. A failure
+//! without a remedy is unfinished: rooms supply theirs through `Coded`.
 
 use std::process::ExitCode;
 

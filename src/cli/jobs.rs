@@ -1,4 +1,7 @@
 //! Finding jobs and looking at them as a whole: log, money, and whether a process works on them.
+//!
+//! Every command means the same job by the same words, and every view says the same about its state, because both are
+//! decided here only. An ambiguous id is refused with the candidates, never guessed.
 
 use super::Failure;
 use super::live::Watched;

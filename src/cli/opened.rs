@@ -1,4 +1,7 @@
 //! Settings and stores as a command needs them.
+//!
+//! Commands that only look open what is there and never create a data directory; commands that work create it and apply
+//! the configured account limit before anything can be spent.
 
 use std::path::PathBuf;
 

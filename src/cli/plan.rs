@@ -1,4 +1,7 @@
 //! Showing the plan and asking for approval.
+//!
+//! Planning is the cheap part; a person sees files, agents and the expected cost before the dear part begins. Only an
+//! explicit yes is one: where nobody can be asked, nothing is accepted.
 
 use std::io::BufRead;
 

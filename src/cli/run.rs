@@ -1,4 +1,7 @@
 //! `run` and `resume`: a coordinator and its workers in this process, watched until the job has ended.
+//!
+//! Whatever can be refused is refused before the first directory is made, and the lead is taken before the job exists, so
+//! a second run in the same directory leaves no trace. Ctrl-C drains: paid calls are never thrown away unasked.
 
 use std::path::PathBuf;
 use std::time::Duration;

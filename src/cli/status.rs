@@ -1,4 +1,7 @@
 //! `codeswarm status`: one job at a glance.
+//!
+//! Works beside a running process and after it, because it folds the log instead of asking anybody. It ends with the next
+//! step a person can take, and it writes nothing.
 
 use super::args::{Common, JobArgs};
 use super::jobs::{self, JobView};

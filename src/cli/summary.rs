@@ -1,4 +1,7 @@
 //! What a job came to: files, money, time, and what is missing.
+//!
+//! Built from the log and the ledger, never from what this process has seen, so that a resumed job is summed up whole.
+//! Its exit code is the job's outcome; nothing may be called done that is not.
 
 use serde_json::json;
 

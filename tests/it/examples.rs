@@ -1,4 +1,7 @@
 //! The worked examples, from their proposal to files whose own tests pass, with the real programs.
+//!
+//! What a newcomer tries first has to work: the recordings in `examples/` are run as the README says, and the generated
+//! tests must really run, with a count above zero. Bystanders of the output must stay untouched.
 
 use std::process::Command;
 

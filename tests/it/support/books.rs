@@ -1,4 +1,7 @@
 //! What a data directory holds: jobs, money, the stored outcomes of attempts.
+//!
+//! Read through the library rather than from the database file, so that the stores' own invariants hold while looking.
+//! Nothing here may change what it looks at.
 
 use std::collections::BTreeMap;
 use std::path::Path;

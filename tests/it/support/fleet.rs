@@ -1,4 +1,7 @@
 //! A coordinator and one worker process per agent type, on one data directory.
+//!
+//! The separate programs as somebody would start them, not tasks of the test's process: only so can one of them be killed
+//! while the others go on.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,7 @@
 //! A Git repository as a job leaves it.
+//!
+//! Asked through Git itself, without the user's configuration, because the promise is that other people's Git accepts
+//! what we wrote.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,7 @@
 //! A running program of ours: its lines as they come, signals, and its end.
+//!
+//! Waiting means waiting for a line or for the end, with a limit that only a failing test reaches. A dropped process is
+//! killed, so that no test leaves one behind.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -1,4 +1,7 @@
 //! A directory of its own for each test, in which programs run with nothing of the machine's but `PATH`.
+//!
+//! Settings of the developer's machine, a key in the environment above all, must neither help nor spoil a test. The
+//! directory goes with the sandbox.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
