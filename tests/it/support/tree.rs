@@ -1,7 +1,7 @@
 //! Directories as values that can be compared.
 //!
-//! Kind, executable bit and contents of every file make one value, so that two runs are compared whole and a difference is named by
-//! path. Empty directories do not count: Git would not keep them either.
+//! Kind, executable bit and contents of every file make one value, so that two runs are compared whole and a difference
+//! is named by path. Empty directories do not count: Git would not keep them either.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
