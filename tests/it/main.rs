@@ -14,6 +14,7 @@ mod examples;
 mod faults;
 mod golden;
 mod llm;
+mod redelivery;
 mod rig;
 mod stop;
 mod store_faults;
