@@ -112,6 +112,9 @@ impl<'a> Summary<'a> {
     fn next_step(&self) -> String {
         let id = self.watched.job.id();
         match self.exit() {
+            _ if self.watched.job.status() == JobStatus::AwaitingApproval => {
+                format!("codeswarm approve {id}, then codeswarm resume {id}")
+            }
             Exit::BudgetExhausted => jobs::after_exhaustion(self.watched),
             _ => format!("codeswarm resume {id}"),
         }
