@@ -57,6 +57,9 @@ impl<'a> Summary<'a> {
                 outcome_name(outcome),
                 self.watched.job.end().map(|(_, reason, _)| reason.to_owned()).unwrap_or_default(),
             ),
+            JobStatus::AwaitingApproval => {
+                ("waiting for approval", "nothing more is paid before the plan is accepted".into())
+            }
             _ => {
                 ("interrupted", "it goes on where it stopped once it is resumed; nothing that was paid is lost".into())
             }
