@@ -29,6 +29,8 @@ pub(super) struct Common {
 pub(super) enum Command {
     /// Turn a proposal into a directory of working files.
     Run(RunArgs),
+    /// Record a job for a serving coordinator and its workers, and print its id.
+    Submit(SubmitArgs),
     /// Go on with a job that was interrupted, ran out of money or failed.
     Resume(ResumeArgs),
     /// List the jobs of this data directory, newest first.
@@ -206,8 +208,9 @@ pub(super) struct FleetArgs {
     pub(super) json: bool,
 }
 
+/// What a job is made of; shared by `run` and `submit`.
 #[derive(Debug, Clone, Args)]
-pub(super) struct RunArgs {
+pub(super) struct ProposalArgs {
     /// The proposal, a text file (Markdown is fine).
     pub(super) proposal: PathBuf,
     /// Budget in US dollars, for example 5 or 0.25.
@@ -222,8 +225,26 @@ pub(super) struct RunArgs {
     /// Do not ask before the paid work begins.
     #[arg(long, short)]
     pub(super) yes: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) job: ProposalArgs,
     #[command(flatten)]
     pub(super) fleet: FleetArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct SubmitArgs {
+    #[command(flatten)]
+    pub(super) job: ProposalArgs,
+    /// The recorded replies that the workers answer from; they have to be started with the same.
+    #[arg(long, value_name = "FILE", env = "CODESWARM_REPLAY")]
+    pub(super) replay: Option<PathBuf>,
+    /// Print the job as JSON on standard output.
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Clone, Args)]

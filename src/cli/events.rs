@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::args::{Common, EventsArgs};
+use super::interrupts::Interrupts;
 use super::live::Watched;
 use super::screen::Screen;
 use super::story::tell;
@@ -21,9 +22,10 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: EventsArgs) -> R
     let id = jobs::find(&backend, args.job.job.as_deref()).await?.job;
     let mut watched = Watched::empty(Job::new(id.clone()));
     print_news(screen, &backend, &mut watched, args.job.output.json).await?;
+    let mut interrupts = Interrupts::listen()?;
     while args.follow && !jobs::is_over(&backend, &watched).await? {
         tokio::select! {
-            () = super::run::interrupted() => return Ok(Exit::Cancelled),
+            () = interrupts.next() => return Ok(Exit::Cancelled),
             waited = wait(&backend, &id, &watched) => waited?,
         }
         print_news(screen, &backend, &mut watched, args.job.output.json).await?;

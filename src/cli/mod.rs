@@ -1,9 +1,10 @@
 //! The command line: what people type, what they read back, and the exit codes scripts rely on.
 //!
 //! Commands read the stores and send commands; they decide nothing about jobs. Everything a person reads goes through
-//! [`screen`], so that colour and bars appear on terminals only and a closed pipe ends a program quietly. Secrets
+//! `screen`, so that colour and bars appear on terminals only and a closed pipe ends a program quietly. Secrets
 //! never reach this room's output.
 
+mod apart;
 mod args;
 mod bars;
 mod budget;
@@ -12,6 +13,7 @@ mod control;
 mod doctor;
 mod events;
 mod failure;
+mod interrupts;
 mod jobs;
 mod json;
 mod list;
@@ -22,6 +24,7 @@ mod run;
 mod screen;
 mod status;
 mod story;
+mod submit;
 mod summary;
 mod table;
 mod watch;
@@ -71,6 +74,7 @@ async fn dispatch(screen: &Screen, cli: Cli) -> Result<Exit, Failure> {
     let common = &cli.common;
     match cli.command {
         Command::Run(args) => run::run(screen, common, args).await,
+        Command::Submit(args) => submit::submit(screen, common, args).await,
         Command::Resume(args) => run::resume(screen, common, args).await,
         Command::List(args) => list::run(screen, common, args).await,
         Command::Status(args) => status::run(screen, common, args).await,

@@ -4,6 +4,7 @@ use std::io::BufRead;
 use std::time::Duration;
 
 use super::Failure;
+use super::interrupts::Interrupts;
 use super::live::Watched;
 use super::screen::Screen;
 use super::table::{Fit, Table, hang};
@@ -29,7 +30,12 @@ pub(super) enum Answer {
 }
 
 /// Shows the plan with its expected cost and asks.
-pub(super) async fn ask(screen: &Screen, backend: &Backend, watched: &Watched) -> Result<Answer, Failure> {
+pub(super) async fn ask(
+    screen: &Screen,
+    backend: &Backend,
+    watched: &Watched,
+    interrupts: &mut Interrupts,
+) -> Result<Answer, Failure> {
     screen.note(&render(screen, watched));
     if !screen.interactive {
         return Ok(Answer::Nobody);
@@ -37,7 +43,7 @@ pub(super) async fn ask(screen: &Screen, backend: &Backend, watched: &Watched) -
     screen.note("Start the work? [y/N]");
     tokio::select! {
         answer = read_line() => answer,
-        () = super::run::interrupted() => Ok(Answer::Nobody),
+        () = interrupts.next() => Ok(Answer::Nobody),
         decided = decided_elsewhere(backend, watched) => decided.map(|()| Answer::Elsewhere),
     }
 }

@@ -3,6 +3,7 @@
 //! Watching only reads: it ends with the job and with its exit code, and ending it changes nothing for the job.
 
 use super::args::{Common, JobArgs};
+use super::interrupts::Interrupts;
 use super::jobs::is_active;
 use super::live::{Lines, Live};
 use super::screen::Screen;
@@ -32,9 +33,10 @@ pub(super) async fn show(screen: &Screen, backend: &Backend, id: &JobId, as_json
     if !live.watched().is_settled() {
         live.say(&format!("watching job {id}: {} of {} files so far", files.succeeded, files.total));
     }
+    let mut interrupts = Interrupts::listen()?;
     let left = tokio::select! {
         ended = follow(&mut live, backend) => { ended?; false }
-        () = super::run::interrupted() => true,
+        () = interrupts.next() => true,
     };
     live.close();
     if left {

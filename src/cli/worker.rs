@@ -8,6 +8,7 @@ use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{Common, FleetArgs};
+use super::interrupts::Interrupts;
 use super::screen::Screen;
 use super::{Exit, Failure, opened, run_to_exit};
 use crate::config::Environment;
@@ -46,21 +47,22 @@ async fn work(screen: &Screen, cli: WorkerCli, agent: &'static str) -> Result<Ex
     let (backend, instance) = opened::open(&cli.common, &loaded, agent.as_str()).await?;
     let slots = loaded.settings.fleet.concurrency;
     screen.note(&format!("worker {instance}: {slots} slots for {agent} tasks in {}", cli.common.data.display()));
-    let stop = stop_on_signal(screen.clone());
+    let stop = stop_on_signal(screen.clone())?;
     fleet::work(&backend, parts, instance, vec![agent], slots, DRAIN, stop).await?;
     Ok(Exit::Done)
 }
 
 /// Cancelled by SIGTERM or Ctrl-C.
-fn stop_on_signal(screen: Screen) -> CancellationToken {
+fn stop_on_signal(screen: Screen) -> Result<CancellationToken, Failure> {
+    let mut interrupts = Interrupts::listen()?;
     let stop = CancellationToken::new();
     let token = stop.clone();
     tokio::spawn(async move {
-        super::run::interrupted().await;
+        interrupts.next().await;
         screen.note("stopping: running tasks are being finished, nothing new is taken");
         token.cancel();
     });
-    stop
+    Ok(stop)
 }
 
 /// Leads the jobs of a data directory until it is stopped.
@@ -96,7 +98,7 @@ async fn serve(screen: &Screen, common: &Common) -> Result<Exit, Failure> {
     opened::start_logs(&loaded.settings.log)?;
     let (backend, instance) = opened::open(common, &loaded, "coordinator").await?;
     screen.note(&format!("coordinator {instance}: serving the jobs in {}", common.data.display()));
-    let stop = stop_on_signal(screen.clone());
+    let stop = stop_on_signal(screen.clone())?;
     fleet::serve(&backend, &loaded.settings, &opened::config_base(common), instance, stop).await?;
     Ok(Exit::Done)
 }

@@ -474,6 +474,28 @@ fn a_job_without_money_is_topped_up_and_resumed() {
 }
 
 #[test]
+fn a_plan_waits_for_approval_until_somebody_gives_it() {
+    let room = Room::new();
+    let (proposal, replay) = (example().join("proposal.md"), example().join("replay.jsonl"));
+    let (proposal, replay) = (proposal.display().to_string(), replay.display().to_string());
+    let job = room.run(&["submit", &proposal, "--out", "out", "--replay", &replay]).expect(0).out;
+    let job = job.trim();
+    assert!(room.run(&["list"]).expect(0).out.contains("submitted"));
+    // Nobody can be asked here: planned, shown, and left waiting rather than refused.
+    let waiting = room.run(&["resume"]).expect(5);
+    assert!(waiting.err.contains("README.md") && waiting.err.contains("expected to cost"), "{}", waiting.err);
+    assert!(
+        waiting.out.contains("waiting for approval") && waiting.out.contains("codeswarm approve"),
+        "{}",
+        waiting.out
+    );
+    assert_eq!(room.status()["status"], "awaiting-approval");
+    assert!(room.run(&["approve", job]).expect(0).out.contains("is approved"));
+    assert!(room.run(&["approve", job]).expect(0).out.contains("already approved"));
+    room.run(&["resume"]).expect(0);
+}
+
+#[test]
 fn frozen_spending_stops_a_run_and_thawing_lets_it_finish() {
     let room = Room::new();
     let mut run = room.start_job(&["--out", "out", "--replay-latency", "300"]);
