@@ -1,4 +1,6 @@
 //! Live bars: one per feature, and one line of totals with money and time.
+//!
+//! They show the fold and nothing else, and must never be drawn where nobody sees them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

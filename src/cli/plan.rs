@@ -1,4 +1,6 @@
 //! Showing the plan and asking for approval.
+//!
+//! Anything but a clear yes spends nothing, and a question that nobody can answer is never taken for a no.
 
 use std::io::BufRead;
 use std::time::Duration;

@@ -1,4 +1,6 @@
 //! `run` and `resume`: a coordinator and its workers in this process, watched until the job has ended.
+//!
+//! They start the same parts that the separate programs start, and must never decide what the job does.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,6 @@
 //! What a job came to: files, money, time, and what is missing.
+//!
+//! Costs come from the ledger, which knows of calls that never reported; the rest is the fold of the log.
 
 use serde_json::json;
 
