@@ -146,7 +146,7 @@ impl Coordinator {
             self.backend.broker.publish(messages).await?;
         }
         handled.acknowledge(&self.backend).await?;
-        self.drop_ended();
+        self.drop_ended().await;
         Ok(())
     }
 
