@@ -1,4 +1,7 @@
 //! The grammar of the command line.
+//!
+//! Names and help texts only: checks that need more than one argument belong to the commands, so that all front
+//! ends share them.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,6 @@
 //! `codeswarm config` and `codeswarm models`: what holds, where it comes from, and what it would cost.
+//!
+//! It shows settings exactly as they were merged, and must never show a secret: those are no settings.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,6 @@
 //! `codeswarm events`: the log of a job, one line per event.
+//!
+//! Each line is complete in itself, so that `grep` and `jq` can follow it; reading must never change the log.
 
 use std::time::Duration;
 

@@ -1,4 +1,6 @@
 //! `codeswarm list`: one line per job, newest first.
+//!
+//! One damaged job must never hide the others.
 
 use serde_json::json;
 

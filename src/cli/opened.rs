@@ -1,4 +1,6 @@
 //! Settings and stores as a command needs them.
+//!
+//! Commands that only read never create a directory and never change a limit; that is decided here, once.
 
 use std::path::PathBuf;
 

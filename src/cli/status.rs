@@ -1,4 +1,6 @@
 //! `codeswarm status`: one job at a glance.
+//!
+//! It shows the fold of the log and the ledger's balance as of one moment, and says what a person can do next.
 
 use super::args::{Common, JobArgs};
 use super::jobs::{self, JobView};

@@ -1,4 +1,6 @@
 //! What a job came to: files, money, time, and what is missing.
+//!
+//! Costs come from the ledger, which knows of calls that never reported; the rest is the fold of the log.
 
 use serde_json::json;
 
@@ -57,6 +59,9 @@ impl<'a> Summary<'a> {
                 outcome_name(outcome),
                 self.watched.job.end().map(|(_, reason, _)| reason.to_owned()).unwrap_or_default(),
             ),
+            JobStatus::AwaitingApproval => {
+                ("waiting for approval", "nothing more is paid before the plan is accepted".into())
+            }
             _ => {
                 ("interrupted", "it goes on where it stopped once it is resumed; nothing that was paid is lost".into())
             }
@@ -112,6 +117,9 @@ impl<'a> Summary<'a> {
     fn next_step(&self) -> String {
         let id = self.watched.job.id();
         match self.exit() {
+            _ if self.watched.job.status() == JobStatus::AwaitingApproval => {
+                format!("codeswarm approve {id}, then codeswarm resume {id}")
+            }
             Exit::BudgetExhausted => jobs::after_exhaustion(self.watched),
             _ => format!("codeswarm resume {id}"),
         }

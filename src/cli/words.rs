@@ -1,4 +1,6 @@
 //! How people read amounts, times and ids. JSON never passes through here: it gets exact values.
+//!
+//! Rounded for reading, so nothing here may be computed with.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,6 @@
 //! The programs that run one part of the fleet alone: a worker of one agent type, a coordinator.
+//!
+//! They only wire and wait; what they do is decided by the worker and coordinator rooms.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,4 +1,6 @@
 //! The data directory: there, writable, sound, of a known version, and its ledger within every limit.
+//!
+//! It looks before it opens, and must never create, repair or migrate what it finds.
 
 use std::path::Path;
 

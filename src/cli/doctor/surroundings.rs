@@ -1,4 +1,6 @@
 //! What surrounds the program: the provider's key and address, prices, tools, the output's place, the time.
+//!
+//! Nothing here calls the provider or spends anything, and no secret is ever part of a finding.
 
 use std::path::Path;
 use std::time::Duration;
