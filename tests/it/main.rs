@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod architecture;
+mod budget;
 mod crash;
 mod examples;
 mod golden;

@@ -10,7 +10,7 @@ use codeswarm::backend::{Backend, Balance, Entry, EntryFilter, Scope};
 use codeswarm::clock::Clock;
 use codeswarm::job::Job;
 use codeswarm::llm::replay::Bill;
-use codeswarm::protocol::{InstanceId, JobId, TaskId, TaskKind};
+use codeswarm::protocol::{InstanceId, JobId, TaskId};
 use tokio::runtime::Runtime;
 
 use super::PATIENCE;
@@ -123,16 +123,6 @@ impl Books {
             }
         }
         found
-    }
-}
-
-/// The request key under which the fake server bills a task of `job`.
-pub(crate) fn request_key(job: &Job, task: &TaskId) -> String {
-    let task = job.task(task).unwrap_or_else(|| panic!("{task} is not a task of {}", job.id()));
-    match &task.kind {
-        TaskKind::Plan { .. } => "plan".into(),
-        TaskKind::FeaturePlan { feature, .. } => format!("feature-plan {feature}"),
-        TaskKind::File { path, .. } => format!("file {path}"),
     }
 }
 
