@@ -40,6 +40,17 @@ fn usd(amount: MicroUsd) -> String {
 
 #[test]
 fn a_job_with_half_of_its_budget_keeps_what_it_has_and_a_top_up_finishes_it() {
+    halve(&[]);
+}
+
+#[test]
+fn a_job_with_half_of_its_budget_that_does_one_thing_at_a_time_completes_features() {
+    let complete = halve(&["--concurrency", "1"]);
+    assert!(complete > 0, "half of the money is enough for a feature");
+}
+
+/// Gives the job half of what it needs, then the rest. Answers how many features were complete in between.
+fn halve(arguments: &[&str]) -> u32 {
     let whole = Sandbox::new();
     whole.run(EXAMPLE, &[]).expect_code(0);
     let cost = {
@@ -49,9 +60,9 @@ fn a_job_with_half_of_its_budget_keeps_what_it_has_and_a_top_up_finishes_it() {
     let half = MicroUsd(cost.0 / 2);
 
     let sandbox = Sandbox::new();
-    let ended = sandbox.run(EXAMPLE, &["--budget", &usd(half)]).expect_code(4);
+    let ended = sandbox.run(EXAMPLE, &[&["--budget", &usd(half)], arguments].concat()).expect_code(4);
     let before = Settled::now(&sandbox).unwrap();
-    let (id, entries) = assert_partial(&sandbox, &whole, &ended.stdout);
+    let (id, entries, complete) = assert_partial(&sandbox, &whole, &ended.stdout);
     assert!(highest_commitment(&entries) <= half, "{} of {half}", highest_commitment(&entries));
 
     // Resuming without more money ends the same way, and costs nothing more that was done before.
@@ -69,10 +80,11 @@ fn a_job_with_half_of_its_budget_keeps_what_it_has_and_a_top_up_finishes_it() {
     assert_eq!((balance.limit, balance.reserved), (Some(limit), MicroUsd::ZERO));
     assert!(highest_commitment(&books.entries(&id)) <= limit);
     assert_eq!(balance.spent, Bill::load(&sandbox.bill()).unwrap().cost_micros, "nothing was cut off");
+    complete
 }
 
 /// Files that are there are whole and the right ones, and what is missing is said.
-fn assert_partial(sandbox: &Sandbox, whole: &Sandbox, said: &str) -> (JobId, Vec<Entry>) {
+fn assert_partial(sandbox: &Sandbox, whole: &Sandbox, said: &str) -> (JobId, Vec<Entry>, u32) {
     let (expected, output) = (whole.output(), sandbox.output());
     assert!(!output.is_empty() && output.len() < expected.len(), "{} of {} files", output.len(), expected.len());
     for (path, content) in &output {
@@ -89,13 +101,12 @@ fn assert_partial(sandbox: &Sandbox, whole: &Sandbox, said: &str) -> (JobId, Vec
         }
         complete += u32::from(feature.committed.is_some_and(|commit| commit.complete));
     }
-    assert!(complete > 0, "half of the money is enough for a feature");
     let missing = job.tasks().iter().filter(|task| task.status != TaskStatus::Succeeded).filter_map(|task| task.path());
     let missing: Vec<&str> = missing.collect();
     assert!(said.contains("budget exhausted") && said.contains("budget top-up"), "{said}");
     assert!(missing.iter().take(5).all(|path| said.contains(path)), "{missing:?} are missing, said is\n{said}");
     let entries = books.entries(&id);
-    (id, entries)
+    (id, entries, complete)
 }
 
 #[test]

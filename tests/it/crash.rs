@@ -109,8 +109,8 @@ fn survive(points: &[KillAt], whole: &Undisturbed, extra: &[&str], context: &str
         start(&deaths).end().expect_code(0);
     } else {
         // The end was logged, but the process did not live to say so: there must be nothing left to do.
-        let ended = start(&deaths).end();
-        assert!(ended.stderr.contains("already completed"), "{context}: {ended:?}");
+        let ended = start(&deaths).end().expect_code(1);
+        assert!(ended.stderr.contains("nothing to resume"), "{context}: {ended:?}");
     }
     let difference = differences(&whole.output, &sandbox.output());
     assert!(difference.is_empty(), "{context}: not the files of an undisturbed run\n{difference}");
