@@ -61,6 +61,10 @@ fn rules(plan: &StrategicPlan) -> String {
     })
 }
 
+/// Most bytes of tree that every single prompt carries. A larger project is listed by directory: a task is given the files
+/// it needs anyway, and a thousand names would cost more than the file that is to be written.
+const MAX_TREE_BYTES: usize = 24 * 1024;
+
 fn tree(plan: &StrategicPlan) -> String {
     let mut files = BTreeMap::new();
     for feature in &plan.features {
@@ -68,10 +72,32 @@ fn tree(plan: &StrategicPlan) -> String {
             files.insert(file.path.as_str(), (file.purpose.as_str(), feature.id.as_str()));
         }
     }
-    files.iter().fold(String::new(), |mut text, (path, (purpose, feature))| {
+    let mut text = String::new();
+    for (path, (purpose, feature)) in &files {
         let _ = writeln!(text, "{path}: {} [{feature}]", one_line(purpose));
-        text
-    })
+        if text.len() > MAX_TREE_BYTES {
+            return directories(files.keys().copied());
+        }
+    }
+    text
+}
+
+/// The directories of `paths` with the number of files in each.
+fn directories<'a>(paths: impl Iterator<Item = &'a str>) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for path in paths {
+        *counts.entry(path.rsplit_once('/').map_or(".", |(directory, _)| directory)).or_default() += 1;
+    }
+    let total: usize = counts.values().sum();
+    let mut text = format!("{total} files, too many to be listed one by one. By directory:\n");
+    for (listed, (directory, count)) in counts.iter().enumerate() {
+        if text.len() > MAX_TREE_BYTES {
+            let _ = writeln!(text, "and {} more directories", counts.len() - listed);
+            break;
+        }
+        let _ = writeln!(text, "{directory}/: {count} files");
+    }
+    text
 }
 
 /// `text` with every run of white space as one blank.

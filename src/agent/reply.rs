@@ -14,7 +14,7 @@ use crate::llm::{LlmReply, StopReason};
 use crate::protocol::{AgentType, FeaturePlan, FeatureSpec, ProtocolError, StrategicPlan, validate};
 
 /// Most bytes of a plan; fifteen features with contract and instructions stay far below.
-const MAX_PLAN_BYTES: usize = 1 << 20;
+const MAX_PLAN_BYTES: usize = 4 << 20;
 /// Files that may be empty: their existence is their meaning.
 const MAY_BE_EMPTY: [&str; 6] = ["__init__.py", ".gitkeep", ".keep", "py.typed", ".nojekyll", "__init__.pyi"];
 
@@ -25,6 +25,8 @@ pub enum ReplyFormat {
     Plan {
         /// Fewest and most features.
         features: (u32, u32),
+        /// Fewest and most files per feature.
+        tasks: (u32, u32),
     },
     /// The plan of one feature as JSON.
     FeaturePlan {
@@ -77,9 +79,10 @@ pub struct Product {
 pub fn extract(format: &ReplyFormat, reply: &LlmReply) -> Result<Product, Rejection> {
     complete(reply)?;
     match format {
-        ReplyFormat::Plan { features } => {
+        ReplyFormat::Plan { features, tasks } => {
             let plan: StrategicPlan = parse_plan(&reply.text)?;
             validate::strategic_plan(&plan, *features).map_err(Rejection::Invalid)?;
+            validate::tasks_fit(&plan, *tasks).map_err(Rejection::Invalid)?;
             planned(&plan, Parsed::Plan)
         }
         ReplyFormat::FeaturePlan { feature, plan: whole, tasks, agents } => {

@@ -158,7 +158,7 @@ fn task(id: &str, path: &str) -> TaskSpec {
 
 #[test]
 fn a_strategic_plan_is_taken_bare_or_fenced_and_stored_in_one_canonical_form() {
-    let format = ReplyFormat::Plan { features: (2, 15) };
+    let format = ReplyFormat::Plan { features: (2, 15), tasks: (1, 8) };
     let json = serde_json::to_string_pretty(&plan()).unwrap();
     let bare = extract(&format, &reply(&json)).unwrap();
     let fenced = extract(&format, &reply(&format!("Here:\n```json\n{json}\n```\n"))).unwrap();
@@ -171,13 +171,13 @@ fn a_strategic_plan_is_taken_bare_or_fenced_and_stored_in_one_canonical_form() {
 fn plans_that_are_no_json_of_another_shape_or_against_the_rules_are_refused() {
     let json = serde_json::to_string(&plan()).unwrap();
     let code = |format: &ReplyFormat, text: &str| extract(format, &reply(text)).unwrap_err().code();
-    let format = ReplyFormat::Plan { features: (2, 15) };
+    let format = ReplyFormat::Plan { features: (2, 15), tasks: (1, 8) };
     assert_eq!(code(&format, "I would plan five features."), "CS-REPLY-017");
     assert_eq!(code(&format, &json[..json.len() - 1]), "CS-REPLY-017");
     assert_eq!(code(&format, "{\"name\": \"x\"}"), "CS-REPLY-018");
     assert_eq!(code(&format, &json.replacen("\"name\"", "\"extra\":1,\"name\"", 1)), "CS-REPLY-018");
     assert_eq!(code(&format, &json.replace("README.md", "a.py")), "CS-REPLY-019");
-    assert_eq!(code(&ReplyFormat::Plan { features: (5, 15) }, &json), "CS-REPLY-019");
+    assert_eq!(code(&ReplyFormat::Plan { features: (5, 15), tasks: (1, 8) }, &json), "CS-REPLY-019");
     assert_eq!(code(&format, &" ".repeat(MAX_PLAN_BYTES).replace("  ", "{ ")), "CS-REPLY-017");
     assert_eq!(code(&format, &"{".repeat(MAX_PLAN_BYTES + 1)), "CS-REPLY-014");
     assert_eq!(code(&format, &"[".repeat(MAX_PLAN_BYTES)), "CS-REPLY-018");

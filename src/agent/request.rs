@@ -66,9 +66,9 @@ pub fn build_request(
     let used = role.prompt.len() + head.as_ref().map_or(0, |head| head.len());
     let room = limits.max_bytes.saturating_sub(used);
     let (text, format, schema) = match &message.kind {
-        TaskKind::Plan { features } => {
-            let text = plan_text(message, context, *features, call_id);
-            (text, ReplyFormat::Plan { features: *features }, Some(PLAN_SCHEMA.clone()))
+        TaskKind::Plan { features, tasks } => {
+            let text = plan_text(message, context, *features, *tasks, call_id);
+            (text, ReplyFormat::Plan { features: *features, tasks: *tasks }, Some(PLAN_SCHEMA.clone()))
         }
         TaskKind::FeaturePlan { feature, tasks } => {
             let (plan, spec) = feature_of(context, feature.as_str())?;
@@ -148,7 +148,13 @@ fn feature_of<'a>(
     Ok((plan, spec.ok_or_else(|| AgentError::UnknownFeature { feature: feature.to_owned() })?))
 }
 
-fn plan_text(message: &TaskMessage, context: &TaskContext, (min, max): (u32, u32), id: &str) -> String {
+fn plan_text(
+    message: &TaskMessage,
+    context: &TaskContext,
+    (min, max): (u32, u32),
+    (fewest, most): (u32, u32),
+    id: &str,
+) -> String {
     fill(
         PLAN,
         &[
@@ -156,6 +162,8 @@ fn plan_text(message: &TaskMessage, context: &TaskContext, (min, max): (u32, u32
             ("proposal", &fence(id, "proposal", &context.proposal)),
             ("min", &min.to_string()),
             ("max", &max.to_string()),
+            ("fewest_files", &fewest.to_string()),
+            ("most_files", &most.to_string()),
             ("agents", &roster(&context.agents)),
             ("feedback", &feedback(message, id)),
         ],

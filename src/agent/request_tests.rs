@@ -83,7 +83,7 @@ fn last_line(request: &LlmRequest) -> &str {
 #[test]
 fn the_last_line_names_what_is_asked_for() {
     let kinds = [
-        (TaskKind::Plan { features: (5, 15) }, "coordinator-planner", "Request: plan"),
+        (TaskKind::Plan { features: (5, 15), tasks: (2, 8) }, "coordinator-planner", "Request: plan"),
         (
             TaskKind::FeaturePlan { feature: FeatureId::new("api").unwrap(), tasks: (2, 8) },
             "feature-coordinator",
@@ -122,19 +122,20 @@ fn all_calls_of_a_job_share_one_cached_head_and_differ_after_it() {
 
 #[test]
 fn a_plan_is_made_without_a_head_and_with_the_limits_and_a_schema() {
-    let kind = TaskKind::Plan { features: (3, 7) };
+    let kind = TaskKind::Plan { features: (3, 7), tasks: (2, 8) };
     let without = TaskContext { plan: None, ..context() };
     let (request, format) = build(&message(kind, "coordinator-planner"), &without).unwrap();
     assert_eq!(request.system.len(), 1);
     assert!(request.messages[0].text.contains("at least 3 and at most 7"));
+    assert!(request.messages[0].text.contains("least 2 and at most 8 files"));
     assert!(request.messages[0].text.contains("- `backend`: HTTP services"));
     assert!(request.schema.is_some());
-    assert!(matches!(format, ReplyFormat::Plan { features: (3, 7) }));
+    assert!(matches!(format, ReplyFormat::Plan { features: (3, 7), tasks: (2, 8) }));
 }
 
 #[test]
 fn foreign_text_stays_inside_its_fence_and_fills_no_place() {
-    let kind = TaskKind::Plan { features: (3, 7) };
+    let kind = TaskKind::Plan { features: (3, 7), tasks: (2, 8) };
     let (request, _) = build(&message(kind, "coordinator-planner"), &context()).unwrap();
     let fenced = "<data-k7f3a2b1 name=\"proposal\">\n# Shop\nSell {{id}} things.\nRequest: plan\n</data-k7f3a2b1>\n";
     assert!(request.messages[0].text.contains(fenced));

@@ -109,7 +109,7 @@ pub enum ReservationState {
 pub enum Adjustment {
     /// Set the limit; `None` removes it.
     SetLimit(Option<MicroUsd>),
-    /// Raise the limit.
+    /// Raise the limit. No limit stays none for [`Scope::Account`]; a job without one starts from zero.
     TopUp(MicroUsd),
     /// Hold back this much of the limit for verification and repair.
     HoldBack(MicroUsd),
@@ -149,7 +149,8 @@ impl Balance {
 pub enum EntryKind {
     /// Money was set aside.
     Reserve,
-    /// A call was charged.
+    /// A call was charged. After an `Expire` of the same reservation it replaces that charge, so whoever sums charges
+    /// counts only the newest entry of each reservation.
     Settle,
     /// Money was given back.
     Release,
@@ -207,6 +208,7 @@ pub struct EntryFilter {
 /// - `reserve` charges all scopes in one step or none. A repeated id answers the recorded outcome and changes nothing; a
 ///   refused id may be tried again.
 /// - `settle` is idempotent. Settling an expired reservation corrects the charge once (late proof may lower or raise it).
+///   Settling a released one charges it all the same; where that leads past a limit it is an overrun.
 /// - `release` of anything but an open reservation changes nothing.
 /// - An open reservation whose lease is over counts as spent from the next operation on: crashes cost money, never
 ///   free it.
@@ -216,13 +218,14 @@ pub trait Ledger: Send + Sync {
     /// Sets the worst case of a call aside.
     async fn reserve(&self, request: ReserveRequest) -> Result<ReserveOutcome, BackendError>;
 
-    /// Charges what the call cost.
+    /// Charges what the call cost; [`BackendError::NotFound`] for an id that was never granted.
     async fn settle(&self, id: &str, settlement: Settlement) -> Result<SettleOutcome, BackendError>;
 
     /// Gives the money back, because the call provably cost nothing.
     async fn release(&self, id: &str) -> Result<(), BackendError>;
 
-    /// Turns open reservations whose lease is over into spending; answers their ids.
+    /// Turns open reservations whose lease is over into spending; answers their ids, without those that an earlier
+    /// operation has turned already.
     async fn expire(&self) -> Result<Vec<String>, BackendError>;
 
     /// Changes a scope, once per `request` id. Answers the new balance.

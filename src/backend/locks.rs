@@ -59,7 +59,8 @@ pub enum Acquired {
         /// One of the holders.
         holder: String,
     },
-    /// Waiting would close this cycle of owners, and this request is its victim. It is not queued.
+    /// Waiting would close this cycle of owners, and this request is its victim. It is not queued. An owner that asks
+    /// for another mode of what it holds would wait for itself: a cycle of one.
     Deadlock {
         /// Owners of the cycle, this one first.
         cycle: Vec<String>,

@@ -115,7 +115,7 @@ fn hint(watched: &Watched) -> String {
     let job = &watched.job;
     match job.status() {
         JobStatus::Ended(crate::protocol::JobOutcome::Cancelled) => match job.submission() {
-            Some(submission) => format!(". Finished features stay in {}", submission.settings.output),
+            Some(submission) => format!(". Finished files stay in {}", submission.settings.output),
             None => String::new(),
         },
         _ => format!(". Go on with `codeswarm resume {}`", job.id()),

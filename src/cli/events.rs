@@ -23,7 +23,7 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: EventsArgs) -> R
     let mut watched = Watched::empty(Job::new(id.clone()));
     print_news(screen, &backend, &mut watched, args.job.output.json).await?;
     let mut interrupts = Interrupts::listen()?;
-    while args.follow && !watched.is_settled() {
+    while args.follow && !jobs::is_over(&backend, &watched).await? {
         tokio::select! {
             () = interrupts.next() => return Ok(Exit::Cancelled),
             waited = wait(&backend, &id, &watched) => waited?,

@@ -7,7 +7,7 @@ use super::words::short_ids;
 use crate::backend::{Backend, Balance, JobEntry, Scope};
 use crate::coordinator;
 use crate::job::JobStatus;
-use crate::protocol::{JobId, JobOutcome};
+use crate::protocol::{FailureKind, JobId, JobOutcome};
 use crate::worker;
 
 /// Most candidates named for an ambiguous beginning of an id.
@@ -98,6 +98,28 @@ pub(super) async fn is_active(backend: &Backend, watched: &Watched) -> Result<bo
     let stop = worker::stop_key(watched.job.id());
     let stopped = backend.state.get(&[stop]).await?.into_iter().flatten().any(|entry| entry.value.is_some());
     Ok(!stopped || matches!(watched.job.status(), JobStatus::Ended(_)))
+}
+
+/// True when nothing more will happen to the job by itself.
+pub(super) async fn is_over(backend: &Backend, watched: &Watched) -> Result<bool, Failure> {
+    let ended = matches!(watched.job.status(), JobStatus::Ended(_));
+    Ok(watched.is_settled() || (ended && !is_active(backend, watched).await?))
+}
+
+/// True when a call was refused for lack of money, and not because spending was frozen.
+pub(super) fn lacks_money(watched: &Watched) -> bool {
+    let failures = watched.job.tasks().iter().filter_map(|task| task.last_failure.as_ref());
+    failures.filter(|failure| failure.kind == FailureKind::Budget).any(|failure| failure.needed.is_some())
+}
+
+/// What a person can do about a job that money has stopped.
+pub(super) fn after_exhaustion(watched: &Watched) -> String {
+    let id = watched.job.id();
+    if lacks_money(watched) {
+        format!("codeswarm budget top-up {id} USD, then codeswarm resume {id}")
+    } else {
+        format!("codeswarm budget thaw (if spending is still frozen), then codeswarm resume {id}")
+    }
 }
 
 /// Ids as a terminal shows them (short, unique) or as a pipe gets them (whole).

@@ -1,9 +1,10 @@
 //! The command line: what people type, what they read back, and the exit codes scripts rely on.
 //!
 //! Commands read the stores and send commands; they decide nothing about jobs. Everything a person reads goes through
-//! [`screen`], so that colour and bars appear on terminals only and a closed pipe ends a program quietly. Secrets
+//! `screen`, so that colour and bars appear on terminals only and a closed pipe ends a program quietly. Secrets
 //! never reach this room's output.
 
+mod apart;
 mod args;
 mod bars;
 mod budget;

@@ -9,7 +9,7 @@ use super::live::{Lines, Live, Watched};
 use super::screen::Screen;
 use super::summary::Summary;
 use super::words::money;
-use super::{Exit, Failure, jobs, opened, plan, submit};
+use super::{Exit, Failure, jobs, opened, plan, submit, watch};
 use crate::backend::{Backend, Scope, embedded};
 use crate::config::{Environment, Loaded, Settings};
 use crate::coordinator::{self, Lead, Submission};
@@ -30,8 +30,10 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: RunArgs) -> Resu
         let remedy = "add --yes to accept the plan without being asked";
         return Err(Failure::usage("CS-CLI-001", "the plan has to be accepted, and nobody can be asked here", remedy));
     }
-    submit::preflight(&submission).await?;
+    super::apart::check(submission.settings.output.as_ref(), &common.data)?;
+    // Everything that can be refused without leaving a trace comes before the first directory is made.
     let parts = parts(common, &loaded, &args.fleet).await?;
+    submit::preflight(&submission).await?;
     let (backend, instance) = opened::open(common, &loaded, "run").await?;
     let (budget, out) = (submission.budget, submission.settings.output.clone());
     // The lead is taken before the job exists: a second run in the same directory leaves no trace.
@@ -54,6 +56,9 @@ pub(super) async fn resume(screen: &Screen, common: &Common, args: ResumeArgs) -
         let what = format!("job {job} is already completed: there is nothing to resume");
         return Err(Failure::error("CS-CLI-002", what, "start a new job with `codeswarm run PROPOSAL`"));
     }
+    if jobs::is_active(&backend, &watched).await? {
+        return join(screen, &backend, &instance, watched, args.fleet.json).await;
+    }
     warn_of_old_budget(screen, &backend, &watched).await?;
     let mut fleet = args.fleet;
     if let (None, Some(Origin::Replay { path })) = (&fleet.replay, watched.origin()) {
@@ -66,10 +71,31 @@ pub(super) async fn resume(screen: &Screen, common: &Common, args: ResumeArgs) -
     lead(screen, &fleet, &backend, instance, parts, &loaded.settings, job, args.yes).await
 }
 
+/// Resumes a job that another process leads: that process goes on with it, and this one watches.
+async fn join(
+    screen: &Screen,
+    backend: &Backend,
+    instance: &InstanceId,
+    watched: Watched,
+    json: bool,
+) -> Result<Exit, Failure> {
+    let id = watched.job.id();
+    if watched.job.status() != JobStatus::Paused {
+        let what = format!("another process is working on job {id}");
+        return Err(Failure::error("CS-CLI-023", what, format!("follow it with `codeswarm watch {id}`")));
+    }
+    coordinator::deliver(backend, instance, id, Command::Resume).await?;
+    screen.note(&format!("the process that runs job {id} goes on with it"));
+    watch::show(screen, backend, id, json).await
+}
+
 /// A job that ran out of money and got none since will most likely stop at once.
 async fn warn_of_old_budget(screen: &Screen, backend: &Backend, watched: &Watched) -> Result<(), Failure> {
     let id = watched.job.id();
-    if watched.job.status() != JobStatus::Ended(JobOutcome::BudgetExhausted) || watched.is_topped_up() {
+    if watched.job.status() != JobStatus::Ended(JobOutcome::BudgetExhausted)
+        || watched.is_topped_up()
+        || !jobs::lacks_money(watched)
+    {
         return Ok(());
     }
     let balance = backend.ledger.balance(&Scope::Job(id.clone())).await?;

@@ -141,9 +141,7 @@ fn next_step(view: &JobView) -> Option<String> {
     let id = view.watched.job.id();
     match view.watched.job.status() {
         JobStatus::Ended(JobOutcome::Completed) => None,
-        JobStatus::Ended(JobOutcome::BudgetExhausted) => {
-            Some(format!("codeswarm budget top-up {id} USD, then codeswarm resume {id}"))
-        }
+        JobStatus::Ended(JobOutcome::BudgetExhausted) => Some(jobs::after_exhaustion(&view.watched)),
         JobStatus::Ended(JobOutcome::CompletedWithWarnings) => {
             let dead = view.watched.job.tasks().iter().find(|task| task.status == TaskStatus::Dead)?;
             Some(format!("codeswarm retry {id} {}, then codeswarm resume {id}", dead.id))

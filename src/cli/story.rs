@@ -12,7 +12,8 @@ const MAX_MESSAGE: usize = 300;
 /// One line for an event that people want to see while it happens; `None` for the others.
 pub(super) fn describe(watched: &Watched, recorded: &RecordedEvent) -> Option<String> {
     match &recorded.event {
-        Event::TaskDispatched { .. } | Event::JobEnded { .. } => None,
+        // The line about the planning task has just said it, or the summary is going to.
+        Event::TaskDispatched { .. } | Event::FeaturePlanned { .. } | Event::JobEnded { .. } => None,
         _ => Some(tell(watched, recorded)),
     }
 }

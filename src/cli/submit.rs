@@ -93,6 +93,11 @@ fn read_proposal(path: &Path, max_bytes: u64) -> Result<String, Failure> {
     }
     let bytes = std::fs::read(path).map_err(|error| fail(error.to_string(), readable))?;
     let text = String::from_utf8(bytes).map_err(|_| fail("it is not UTF-8 text".into(), "save it as UTF-8 text"))?;
+    // Some editors begin a file with a mark that is no part of the text.
+    let text = match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    };
     if text.contains('\0') {
         return Err(fail("it holds NUL bytes, so it is not text".into(), "save it as UTF-8 text"));
     }

@@ -7,7 +7,7 @@ use super::screen::Screen;
 use super::story::outcome_name;
 use super::table::facts;
 use super::words::{money, seconds};
-use super::{Exit, Failure};
+use super::{Exit, Failure, jobs};
 use crate::backend::{Backend, Balance, Scope};
 use crate::job::{JobStatus, TaskStatus};
 use crate::protocol::Origin;
@@ -125,7 +125,7 @@ impl<'a> Summary<'a> {
     fn next_step(&self) -> String {
         let id = self.watched.job.id();
         match self.exit() {
-            Exit::BudgetExhausted => format!("codeswarm budget top-up {id} USD, then codeswarm resume {id}"),
+            Exit::BudgetExhausted => jobs::after_exhaustion(self.watched),
             _ => format!("codeswarm resume {id}"),
         }
     }

@@ -10,6 +10,7 @@ use super::screen::Screen;
 use super::summary::Summary;
 use super::{Exit, Failure, jobs, opened};
 use crate::backend::Backend;
+use crate::protocol::JobId;
 
 /// Rounds without news and without a leader after which a job that was never seen to be led counts as interrupted. A
 /// round lasts half a second.
@@ -21,15 +22,20 @@ const STANDBY_PATIENCE: u32 = 12;
 pub(super) async fn run(screen: &Screen, common: &Common, args: JobArgs) -> Result<Exit, Failure> {
     let (backend, _) = opened::open_existing(common, "watch").await?;
     let id = jobs::find(&backend, args.job.as_deref()).await?.job;
-    let lines = if args.output.json { Lines::Notes } else { Lines::Results };
-    let mut live = Live::new(screen, &backend, &id, lines).await?;
+    show(screen, &backend, &id, args.output.json).await
+}
+
+/// Shows `id` until it is over, then its summary.
+pub(super) async fn show(screen: &Screen, backend: &Backend, id: &JobId, as_json: bool) -> Result<Exit, Failure> {
+    let lines = if as_json { Lines::Notes } else { Lines::Results };
+    let mut live = Live::new(screen, backend, id, lines).await?;
     let files = live.watched().job.totals().files;
     if !live.watched().is_settled() {
         live.say(&format!("watching job {id}: {} of {} files so far", files.succeeded, files.total));
     }
     let mut interrupts = Interrupts::listen()?;
     let left = tokio::select! {
-        ended = follow(&mut live, &backend) => { ended?; false }
+        ended = follow(&mut live, backend) => { ended?; false }
         () = interrupts.next() => true,
     };
     live.close();
@@ -37,8 +43,8 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: JobArgs) -> Resu
         screen.note("no longer watching; the job goes on");
         return Ok(Exit::Cancelled);
     }
-    let summary = Summary::of(live.watched(), &backend).await?;
-    summary.show(screen, args.output.json);
+    let summary = Summary::of(live.watched(), backend).await?;
+    summary.show(screen, as_json);
     Ok(summary.exit())
 }
 

@@ -134,7 +134,7 @@ impl Layers {
             path: "config/default.toml".into(),
             why: error.to_string(),
         })?;
-        let mut values: BTreeMap<String, (Value, Origin)> = BTreeMap::new();
+        let mut values = Values::new();
         flatten("", &defaults, &Origin::Default, &mut values);
         let known: Vec<String> = values.keys().cloned().collect();
         let mut faults = Vec::new();
@@ -161,7 +161,7 @@ impl Layers {
         for (flag, key, text) in &self.flags {
             set(&mut values, &mut faults, key, text, Origin::Flag(flag));
         }
-        finish(values, faults)
+        finish(values, faults, &defaults)
     }
 
     fn read_file(&self) -> Result<Option<(PathBuf, Table)>, ConfigError> {
@@ -183,7 +183,7 @@ impl Layers {
 }
 
 /// Writes the leaves of `table` into `into` under dotted keys.
-fn flatten(prefix: &str, table: &Table, origin: &Origin, into: &mut BTreeMap<String, (Value, Origin)>) {
+fn flatten(prefix: &str, table: &Table, origin: &Origin, into: &mut Values) {
     for (key, value) in table {
         let dotted = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         match value {
@@ -206,7 +206,7 @@ fn unknown(key: &str, known: &[String]) -> Fault {
 }
 
 /// Replaces the value of `key` by `text`, read as the type the default has.
-fn set(values: &mut BTreeMap<String, (Value, Origin)>, faults: &mut Vec<Fault>, key: &str, text: &str, origin: Origin) {
+fn set(values: &mut Values, faults: &mut Vec<Fault>, key: &str, text: &str, origin: Origin) {
     let parsed = match values.get(key).map(|(value, _)| value) {
         Some(Value::Integer(_)) => text.parse().map(Value::Integer).map_err(|_| "a whole number"),
         Some(Value::Boolean(_)) => text.parse().map(Value::Boolean).map_err(|_| "true or false"),
@@ -223,26 +223,20 @@ fn set(values: &mut BTreeMap<String, (Value, Origin)>, faults: &mut Vec<Fault>, 
     }
 }
 
-fn finish(values: BTreeMap<String, (Value, Origin)>, mut faults: Vec<Fault>) -> Result<Loaded, ConfigError> {
-    let mut whole = Table::new();
-    for (key, (value, _)) in &values {
-        let mut table = &mut whole;
-        let mut parts = key.split('.').peekable();
-        while let Some(part) = parts.next() {
-            if parts.peek().is_none() {
-                table.insert(part.to_owned(), value.clone());
-                break;
-            }
-            let entry = table.entry(part).or_insert_with(|| Value::Table(Table::new()));
-            let Value::Table(inner) = entry else { break };
-            table = inner;
-        }
-    }
-    let settings = match Value::Table(whole).try_into::<Settings>() {
+/// Values and origins by dotted key.
+type Values = BTreeMap<String, (Value, Origin)>;
+
+fn finish(mut values: Values, mut faults: Vec<Fault>, defaults: &Table) -> Result<Loaded, ConfigError> {
+    let settings = match read(&values) {
         Ok(settings) => settings,
         Err(error) => {
-            faults.push(Fault { key: "configuration".into(), why: error.to_string().trim().to_owned() });
-            return Err(ConfigError::Invalid { faults });
+            blame(&mut values, &mut faults, defaults);
+            // What is left after the blamed values are gone is checked as well: all faults are listed at once.
+            let Ok(settings) = read(&values) else {
+                faults.push(Fault { key: "configuration".into(), why: one_line(&error) });
+                return Err(ConfigError::Invalid { faults });
+            };
+            settings
         }
     };
     faults.extend(validate::faults(&settings));
@@ -251,6 +245,52 @@ fn finish(values: BTreeMap<String, (Value, Origin)>, mut faults: Vec<Fault>) -> 
     }
     let origins = values.into_iter().map(|(key, (value, origin))| (key, (value.to_string(), origin))).collect();
     Ok(Loaded { settings, origins })
+}
+
+fn read(values: &Values) -> Result<Settings, toml::de::Error> {
+    let mut whole = Table::new();
+    for (key, (value, _)) in values {
+        insert(&mut whole, key, value);
+    }
+    Value::Table(whole).try_into()
+}
+
+/// Removes every value that cannot be read even by itself among the defaults, and says so.
+fn blame(values: &mut Values, faults: &mut Vec<Fault>, defaults: &Table) {
+    values.retain(|key, (value, origin)| {
+        if *origin == Origin::Default {
+            return true;
+        }
+        let mut alone = defaults.clone();
+        insert(&mut alone, key, value);
+        let Err(error) = Value::Table(alone).try_into::<Settings>() else { return true };
+        let shown: String = value.to_string().chars().take(60).collect();
+        faults.push(Fault { key: key.clone(), why: format!("{shown} (from {origin}): {}", one_line(&error)) });
+        false
+    });
+    let mut missing = Values::new();
+    flatten("", defaults, &Origin::Default, &mut missing);
+    missing.append(values);
+    *values = missing;
+}
+
+fn one_line(error: &toml::de::Error) -> String {
+    error.message().lines().next().unwrap_or_default().to_owned()
+}
+
+/// Puts `value` under the dotted `key`.
+fn insert(whole: &mut Table, key: &str, value: &Value) {
+    let mut table = whole;
+    let mut parts = key.split('.').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            table.insert(part.to_owned(), value.clone());
+            break;
+        }
+        let entry = table.entry(part).or_insert_with(|| Value::Table(Table::new()));
+        let Value::Table(inner) = entry else { break };
+        table = inner;
+    }
 }
 
 #[cfg(test)]
@@ -295,6 +335,27 @@ mod tests {
         ] {
             assert!(keys.contains(&key), "{key} missing in {keys:?}");
         }
+    }
+
+    #[test]
+    fn values_of_a_wrong_type_hide_no_other_fault() {
+        let text = "[job]\nmax_attempts = \"three\"\nmin_features = -1\nmax_features = true\n[llm]\nattempts = 99\n[log]\nlevel = 1\n\
+                    [roles.coder]\ntemperature = 1\n";
+        let Err(ConfigError::Invalid { faults }) = load(text, Environment::default()) else { panic!("accepted") };
+        let keys: Vec<&str> = faults.iter().map(|f| f.key.as_str()).collect();
+        let wrong = [
+            "job.max_attempts",
+            "job.min_features",
+            "job.max_features",
+            "llm.attempts",
+            "log.level",
+            "roles.coder.temperature",
+        ];
+        for key in wrong {
+            assert_eq!(keys.iter().filter(|found| **found == key).count(), 1, "{key} in {keys:?}");
+        }
+        assert_eq!(keys.len(), wrong.len(), "{keys:?}");
+        assert!(faults.iter().all(|fault| !fault.why.contains('\n')), "{faults:?}");
     }
 
     #[test]

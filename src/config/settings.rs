@@ -73,6 +73,8 @@ pub struct LlmSettings {
     pub effort: String,
     pub max_output_tokens: u32,
     pub attempts: u32,
+    pub retry_first_delay_ms: u64,
+    pub retry_longest_delay_ms: u64,
     pub longest_wait_seconds: u64,
     pub idle_timeout_seconds: u64,
     pub total_timeout_seconds: u64,

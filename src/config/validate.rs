@@ -98,6 +98,13 @@ fn llm(settings: &Settings, faults: &mut Vec<Fault>) {
     check(faults, (1..=10).contains(&llm.attempts), "llm.attempts", || {
         format!("{} is not between 1 and 10", llm.attempts)
     });
+    check(faults, llm.retry_first_delay_ms <= llm.retry_longest_delay_ms, "llm.retry_first_delay_ms", || {
+        format!("{} is over llm.retry_longest_delay_ms = {}", llm.retry_first_delay_ms, llm.retry_longest_delay_ms)
+    });
+    // Between two attempts the task is held and its lease renewed: a longer wait belongs to the queue.
+    check(faults, llm.retry_longest_delay_ms <= 600_000, "llm.retry_longest_delay_ms", || {
+        format!("{} is over 600000", llm.retry_longest_delay_ms)
+    });
     check(faults, llm.longest_wait_seconds <= 600, "llm.longest_wait_seconds", || {
         format!("{} is over 600", llm.longest_wait_seconds)
     });

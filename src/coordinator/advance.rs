@@ -75,9 +75,16 @@ impl Coordinator {
     }
 
     /// Lets go of jobs that have ended and are wound down.
-    pub(super) fn drop_ended(&mut self) {
+    pub(super) async fn drop_ended(&mut self) {
         let now = self.backend.clock.now();
-        self.jobs.retain(|_, running| !running.is_over(now));
+        for (id, running) in self.jobs.extract_if(.., |_, running| running.is_over(now)) {
+            if let Some(workspace) = running.workspace
+                && let Err(error) = workspace.finish().await
+            {
+                // The files are all there; what is left behind is an empty stage.
+                tracing::warn!(job = %id, %error, "the output could not be tidied up");
+            }
+        }
     }
 }
 

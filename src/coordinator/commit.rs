@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::running::Running;
 use super::{Coordinator, CoordinatorError};
-use crate::backend::{Artifacts, BackendError};
+use crate::backend::{Artifacts, Backend, BackendError};
 use crate::clock::Timestamp;
 use crate::error::report;
 use crate::job::{Decision, JobStatus, Task};
@@ -122,6 +122,10 @@ fn next_order(running: &Running) -> Option<CommitOrder> {
         None if calls_are_in => (running.job.uncommitted().into_iter().next()?, false),
         None => return None,
     };
+    order(running, feature, complete)
+}
+
+fn order(running: &Running, feature: FeatureId, complete: bool) -> Option<CommitOrder> {
     let settings = &running.job.submission()?.settings;
     let title = running.job.feature(&feature).map(|feature| feature.spec.name.clone()).unwrap_or_default();
     Some(CommitOrder {
@@ -134,6 +138,30 @@ fn next_order(running: &Running) -> Option<CommitOrder> {
         title,
         complete,
     })
+}
+
+/// Writes what there is of every feature of a job that has ended and that nobody works on. A failure is only logged: the
+/// files are safe in the store, and resuming the job writes them.
+pub(super) async fn write_rest(backend: &Backend, running: &mut Running) -> Result<(), CoordinatorError> {
+    let whole = running.job.commit_ready();
+    for feature in running.job.uncommitted() {
+        let complete = whole.contains(&feature);
+        let Some(order) = order(running, feature.clone(), complete) else { return Ok(()) };
+        match carry_out(Arc::clone(&backend.artifacts), order).await {
+            Ok((workspace, report)) => {
+                running.workspace = Some(workspace);
+                let CommitReport { files, commit, .. } = report;
+                let decision = Decision::FeatureCommitted { feature, files, complete, commit };
+                running.stage(decision, backend.clock.now())?;
+                running.flush(backend).await?;
+            }
+            Err(error) => {
+                tracing::error!(job = %running.id, %feature, "cannot be written: {}", error.report());
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What there is of a feature's files.

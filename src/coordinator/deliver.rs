@@ -6,8 +6,9 @@
 
 use super::lead::Leadership;
 use super::running::Running;
-use super::{CoordinatorError, recover, results, submit};
+use super::{CoordinatorError, commit, recover, results, submit};
 use crate::backend::{Backend, BackendError};
+use crate::job::JobStatus;
 use crate::protocol::{Command, CommandMessage, InstanceId, JobId, validate};
 
 /// What became of a command.
@@ -72,5 +73,9 @@ pub(super) async fn record(
         // Messages of the job may still lie in queues; no worker may claim them.
         recover::set_stop(backend, instance, job, Some("cancelled")).await?;
     }
-    running.flush(backend).await
+    running.flush(backend).await?;
+    if cancels && matches!(running.job.status(), JobStatus::Ended(_)) {
+        commit::write_rest(backend, &mut running).await?;
+    }
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! The leader loop: fold, decide, dispatch, supervise, commit.
 //!
-//! A coordinator leads a set of jobs. It alone appends to their logs (compare-and-set makes a deposed one harmless) and it
-//! alone lets files reach the output. One loop handles whatever has arrived in batches: results and commands become events,
+//! A coordinator leads a set of jobs. From the submission on it alone appends to their logs (compare-and-set makes a deposed
+//! one harmless), and it alone lets files reach the output. One loop handles whatever has arrived in batches: results and commands become events,
 //! events free tasks, tasks go out, and only then are the handled messages acknowledged, so a crash at any point repeats
 //! steps that may be repeated. A coordinator must never call a model.
 
@@ -124,11 +124,10 @@ impl Coordinator {
                     Some(Err(error)) => return Err(error.into()),
                     None => return Err(CoordinatorError::LoopEnded("intake")),
                 },
-                _ = tick.tick() => {
-                    self.leadership.keep(&self.backend).await?;
-                    self.refresh_capacity().await?;
-                }
+                _ = tick.tick() => self.refresh_capacity().await?,
             }
+            // Here, not only in the tick: under load the inbox is never empty, and the lease has to be kept all the same.
+            self.leadership.keep(&self.backend).await?;
             self.step(handled).await?;
             if self.is_done() {
                 return Ok(());
@@ -147,7 +146,7 @@ impl Coordinator {
             self.backend.broker.publish(messages).await?;
         }
         handled.acknowledge(&self.backend).await?;
-        self.drop_ended();
+        self.drop_ended().await;
         Ok(())
     }
 

@@ -6,7 +6,8 @@ use super::dispatch;
 use super::running::Running;
 use super::{Coordinator, CoordinatorError, Lead};
 use crate::backend::{Backend, Expected, Write};
-use crate::job::{Decision, JobStatus};
+use crate::clock::Timestamp;
+use crate::job::{Decision, JobStatus, Refusal, TaskStatus};
 use crate::protocol::{InstanceId, JobId, TaskId};
 use crate::worker;
 
@@ -39,7 +40,7 @@ impl Coordinator {
         match running.job.status() {
             // To be led by name is to be resumed.
             JobStatus::Ended(_) | JobStatus::Paused if asked_for => {
-                running.stage(Decision::Resume, self.backend.clock.now())?;
+                resume(&mut running, self.backend.clock.now())?;
             }
             JobStatus::Ended(_) => return Ok(()),
             _ => {}
@@ -75,6 +76,19 @@ impl Coordinator {
     async fn suspend(&self, id: &JobId) -> Result<(), CoordinatorError> {
         set_stop(&self.backend, &self.options.instance, id, Some("suspended")).await
     }
+}
+
+/// Lets a job go on. One that is over because tasks ran out of attempts gives those tasks new ones: whoever resumes it
+/// believes that what stood in the way (a provider that was down, say) is gone.
+fn resume(running: &mut Running, now: Timestamp) -> Result<(), CoordinatorError> {
+    if running.job.decide(Decision::Resume, now) == Err(Refusal::NothingToResume) {
+        let dead = running.job.tasks().iter().filter(|task| task.status == TaskStatus::Dead);
+        let dead: Vec<TaskId> = dead.map(|task| task.id.clone()).collect();
+        for task in dead {
+            running.stage(Decision::Retry { task }, now)?;
+        }
+    }
+    running.stage(Decision::Resume, now)
 }
 
 /// Sets or removes the record that keeps a job's attempts from being claimed.

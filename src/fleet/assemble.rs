@@ -87,6 +87,8 @@ impl Parts {
         };
         let retry = RetryPolicy {
             attempts: llm.attempts,
+            first_delay: Duration::from_millis(llm.retry_first_delay_ms),
+            max_delay: Duration::from_millis(llm.retry_longest_delay_ms),
             longest_honoured_wait: Duration::from_secs(llm.longest_wait_seconds),
             ..RetryPolicy::default()
         };

@@ -23,7 +23,7 @@ pub(super) struct Growth {
 
 /// The one task that every job begins with.
 pub(super) fn of_submission(settings: &JobSettings) -> Growth {
-    let kind = TaskKind::Plan { features: settings.features };
+    let kind = TaskKind::Plan { features: settings.features, tasks: settings.tasks_per_feature };
     let task = Task { title: "Plan".into(), ..Task::new(TaskId::plan(), kind, AgentType::planner(), Priority::High) };
     let node = NodeSpec { id: Node::Task(TaskId::plan()), weight: task.weight(), needs: Vec::new() };
     Growth { tasks: vec![task], nodes: vec![node], edges: Vec::new() }

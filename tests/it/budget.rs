@@ -188,9 +188,8 @@ fn granted(child: &mut Running) -> u64 {
 
 #[test]
 #[ignore = "the child process of another test"]
-#[expect(clippy::print_stderr)]
 fn reserves_as_a_child() {
-    let role = std::env::var(ROLE).expect("started by the other test");
+    let role = std::env::var_os(ROLE).expect("started by the other test").into_string().unwrap();
     let (amount, data) = role.split_once(' ').unwrap();
     let amount = MicroUsd(amount.parse().unwrap());
     let books = Books::open(&PathBuf::from(data));

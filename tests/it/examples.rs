@@ -33,6 +33,7 @@ fn assert_works(example: Example, features: usize, files: usize) {
     for path in planned {
         assert!(output.contains_key(path), "{path} was planned and is not there");
     }
+    assert!(!sandbox.out().join(".codeswarm-stage").exists(), "scratch files are left in the output");
     assert!(executed_tests(&sandbox) > 20);
     assert_eq!(differences(&bystanders, &sandbox.bystanders()), "");
 }

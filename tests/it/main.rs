@@ -6,11 +6,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod architecture;
+mod bad_input;
 mod budget;
+mod cli;
+mod conformance;
 mod crash;
 mod examples;
+mod faults;
 mod golden;
 mod llm;
+mod rig;
 mod stop;
+mod store_faults;
 mod support;
 mod workspace;

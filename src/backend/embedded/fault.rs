@@ -71,3 +71,29 @@ pub(super) fn io(path: &std::path::Path, error: &std::io::Error) -> BackendError
 pub(super) fn closed() -> BackendError {
     BackendError::Unavailable { store: STORE, reason: "it has been closed".into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+    use crate::error::Coded;
+
+    #[test]
+    fn each_kind_of_fault_tells_its_reader_what_to_do() {
+        let code = |code| {
+            let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+            classify(&error, "file").code()
+        };
+        for full in [ffi::SQLITE_FULL, ffi::SQLITE_READONLY, ffi::SQLITE_CANTOPEN, ffi::SQLITE_IOERR_FSYNC] {
+            assert_eq!(code(full), "CS-STORE-008");
+        }
+        for busy in [ffi::SQLITE_BUSY, ffi::SQLITE_BUSY_SNAPSHOT, ffi::SQLITE_LOCKED] {
+            assert_eq!(code(busy), "CS-STORE-001");
+        }
+        for damaged in [ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB, ffi::SQLITE_CONSTRAINT_CHECK] {
+            assert_eq!(code(damaged), "CS-STORE-006");
+        }
+        assert_eq!(classify(&rusqlite::Error::InvalidColumnIndex(1), "file").code(), "CS-STORE-006");
+    }
+}

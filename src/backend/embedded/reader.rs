@@ -18,7 +18,7 @@ use crate::backend::BackendError;
 /// Reading threads per process: one may be busy with a large read while the other goes on.
 const THREADS: usize = 2;
 
-type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+type Job = Box<dyn FnOnce(&Connection) + Send>;
 
 /// A handle on the reading threads, which end with it.
 pub(super) struct Reader {
@@ -32,11 +32,11 @@ impl Reader {
     pub(super) fn start(file: &Path) -> Result<Self, BackendError> {
         let mut threads = Vec::with_capacity(THREADS);
         for _ in 0..THREADS {
-            let mut db = connection::reader(file)?;
+            let db = connection::reader(file)?;
             let (jobs, queue) = mpsc::channel::<Job>();
             thread::Builder::new()
                 .name("store-reader".into())
-                .spawn(move || queue.iter().for_each(|job| job(&mut db)))
+                .spawn(move || queue.iter().for_each(|job| job(&db)))
                 .map_err(|error| io(file, &error))?;
             threads.push(jobs);
         }
@@ -51,14 +51,12 @@ impl Reader {
     {
         let (answer, outcome) = oneshot::channel();
         let job: Job = Box::new(move |db| {
-            let read = || {
-                let moment = db.transaction()?;
-                let value = body(&moment)?;
-                moment.commit()?;
-                Ok(value)
-            };
+            let execute = |sql| db.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+            let outcome = execute("BEGIN").map_err(Halt::from).and_then(|_| body(db));
+            // Ending a transaction that has only read cannot fail in a way that matters to what was read.
+            let _ = execute("COMMIT");
             // A caller that is gone does not want the answer.
-            let _ = answer.send(read());
+            let _ = answer.send(outcome);
         });
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.threads.len();
         self.threads[turn].send(job).map_err(|_| closed())?;

@@ -81,40 +81,55 @@ impl Writer {
         let (mut next_poll, mut next_maintenance) = (Instant::now(), Instant::now());
         let mut operations = Vec::with_capacity(BATCH);
         loop {
-            let listening = self.room.deadline().is_some() || self.signals.receiver_count() > 0;
-            let mut wake = if listening { next_poll.min(next_maintenance) } else { next_maintenance };
-            wake = self.room.deadline().map_or(wake, |deadline| wake.min(deadline));
-            match self.queue.recv_timeout(wake.saturating_duration_since(Instant::now())) {
-                Ok(request) => self.sort(request, &mut operations),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            while operations.len() < BATCH
-                && let Ok(request) = self.queue.try_recv()
-            {
-                self.sort(request, &mut operations);
+            if !self.receive(&mut operations, next_poll, next_maintenance) {
+                return;
             }
             let now = Instant::now();
-            if now >= next_maintenance {
+            let maintain = now >= next_maintenance;
+            if maintain {
                 operations.extend(maintenance::operations(&self.db, &self.lives, self.clock.now()));
                 next_maintenance = now + MAINTENANCE;
             }
-            let mut look = false;
-            if listening && now >= next_poll {
-                look = self.others_wrote(&mut data_version);
-                next_poll = now + POLL;
-            }
-            self.turn(&mut operations, look || now + POLL == next_poll);
-            if look {
+            // Leases and delays end without anybody writing, so a poll serves everyone; only what others wrote is
+            // worth comparing the rest with.
+            let poll = maintain || (self.is_listening() && now >= next_poll);
+            let others_wrote = poll && self.others_wrote(&mut data_version);
+            self.turn(&mut operations, poll);
+            if others_wrote {
                 self.pass_on_signals();
             }
-            if let Err(error) = self.room.compare(&self.db, look) {
+            if let Err(error) = self.room.compare(&self.db, others_wrote) {
                 tracing::warn!(%error, "cannot compare waiting readers with the store");
             }
-            if self.room.deadline().is_some_and(|deadline| deadline <= now) || now + POLL == next_poll {
+            if poll || self.room.deadline().is_some_and(|deadline| deadline <= now) {
                 self.room.sweep(now);
             }
+            if poll {
+                next_poll = now + POLL;
+            }
         }
+    }
+
+    /// Whether anybody in this process wants to know what other processes do.
+    fn is_listening(&self) -> bool {
+        self.room.deadline().is_some() || self.signals.receiver_count() > 0
+    }
+
+    /// Waits until something is queued or due and takes what is queued; false when every handle is gone.
+    fn receive(&mut self, operations: &mut Vec<Box<dyn Operation>>, poll: Instant, maintenance: Instant) -> bool {
+        let mut wake = if self.is_listening() { poll.min(maintenance) } else { maintenance };
+        wake = self.room.deadline().map_or(wake, |deadline| wake.min(deadline));
+        match self.queue.recv_timeout(wake.saturating_duration_since(Instant::now())) {
+            Ok(request) => self.sort(request, operations),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+        while operations.len() < BATCH
+            && let Ok(request) = self.queue.try_recv()
+        {
+            self.sort(request, operations);
+        }
+        true
     }
 
     fn sort(&mut self, request: Request, operations: &mut Vec<Box<dyn Operation>>) {

@@ -110,7 +110,7 @@ fn text(screen: &Screen, findings: &[Finding], worst: Level) -> String {
     lines.push(
         match worst {
             Level::Good => "Everything is in order.",
-            Level::Warning => "A run will work; see the warnings above.",
+            Level::Warning => "Nothing failed; the warnings above may matter to you.",
             Level::Failure => "A run will not work before the failures above are remedied.",
         }
         .into(),

@@ -27,4 +27,4 @@ pub use fault::Fault;
 pub use latency::{Latency, SplitMix64};
 pub use script::{MAX_SCRIPT_BYTES, Reply, Script, Stop};
 pub use server::{FakeOptions, FakeServer};
-pub use synthetic::{Synthetic, SyntheticJob, SyntheticTask};
+pub use synthetic::{Durations, Synthetic, SyntheticJob, SyntheticTask};

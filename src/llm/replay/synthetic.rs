@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::latency::SplitMix64;
+use super::latency::{Latency, SplitMix64};
 use super::script::{Reply, Script};
 use crate::protocol::ids::InvalidId;
 use crate::protocol::{Contract, FeatureId, FeaturePlan, FeatureSpec, FilePlan, Priority, StrategicPlan, TaskSpec};
@@ -14,13 +14,51 @@ use crate::protocol::{Contract, FeatureId, FeaturePlan, FeatureSpec, FilePlan, P
 /// Agent types that tasks go to in turn, unless told otherwise.
 const AGENTS: [&str; 5] = ["backend", "frontend", "database", "docs", "coder"];
 
+/// How the durations of files are drawn, in whole milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Durations {
+    /// Evenly between two values.
+    Even {
+        /// The least.
+        shortest: Duration,
+        /// The most.
+        longest: Duration,
+    },
+    /// Log-normal, cut off at both ends, as the durations of real calls are.
+    LogNormal {
+        /// Half of the files are faster.
+        median: Duration,
+        /// Standard deviation of the logarithm.
+        sigma: f64,
+        /// Nothing is faster.
+        shortest: Duration,
+        /// Nothing is slower.
+        longest: Duration,
+    },
+}
+
+impl Durations {
+    fn draw_ms(self, random: &mut SplitMix64) -> u64 {
+        match self {
+            Self::Even { shortest, longest } => {
+                let [shortest, longest] = [shortest, longest].map(milliseconds);
+                shortest + random.below(longest.max(shortest) - shortest + 1)
+            }
+            Self::LogNormal { median, sigma, shortest, longest } => {
+                let latency = Latency::LogNormal { median, sigma, seed: random.next() };
+                milliseconds(latency.sample("file", 0).clamp(shortest, longest.max(shortest)))
+            }
+        }
+    }
+}
+
 /// The measures of a job that is to be made up.
 #[derive(Debug, Clone)]
 pub struct Synthetic {
     features: usize,
     tasks_per_feature: usize,
     seed: u64,
-    durations: (Duration, Duration),
+    durations: Durations,
     planning: Duration,
     local_percent: u64,
     cross_edges: usize,
@@ -65,7 +103,7 @@ impl Synthetic {
             features: features.max(1),
             tasks_per_feature: tasks_per_feature.max(1),
             seed,
-            durations: (Duration::ZERO, Duration::ZERO),
+            durations: Durations::Even { shortest: Duration::ZERO, longest: Duration::ZERO },
             planning: Duration::ZERO,
             local_percent: 0,
             cross_edges: 0,
@@ -77,7 +115,13 @@ impl Synthetic {
     /// Draws the duration of every file evenly from `shortest` to `longest`, in whole milliseconds.
     #[must_use]
     pub fn durations(self, shortest: Duration, longest: Duration) -> Self {
-        Self { durations: (shortest, longest.max(shortest)), ..self }
+        self.drawn(Durations::Even { shortest, longest })
+    }
+
+    /// Draws the duration of every file in this way.
+    #[must_use]
+    pub fn drawn(self, durations: Durations) -> Self {
+        Self { durations, ..self }
     }
 
     /// Lets every plan take so long.
@@ -148,7 +192,6 @@ impl Synthetic {
     fn tasks(&self) -> Result<Vec<SyntheticTask>, InvalidId> {
         let mut random = SplitMix64::new(self.seed);
         let total = self.features * self.tasks_per_feature;
-        let [shortest, longest] = [self.durations.0, self.durations.1].map(milliseconds);
         let mut tasks = Vec::with_capacity(total);
         for index in 0..total {
             let (number, local) = (index / self.tasks_per_feature, index % self.tasks_per_feature);
@@ -157,7 +200,7 @@ impl Synthetic {
                 feature: FeatureId::new(format!("f{number:04}"))?,
                 id: format!("t{local:04}"),
                 path: format!("f{number:04}/t{local:04}.py"),
-                duration: Duration::from_millis(shortest + random.below(longest - shortest + 1)),
+                duration: Duration::from_millis(self.durations.draw_ms(&mut random)),
                 depends_on: if chained { vec![index - 1] } else { Vec::new() },
             });
         }

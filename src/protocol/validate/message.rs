@@ -89,7 +89,10 @@ pub fn task_message(message: &TaskMessage) -> Result<(), ProtocolError> {
         }
     }
     match &message.kind {
-        TaskKind::Plan { features } => range("features", *features)?,
+        TaskKind::Plan { features, tasks } => {
+            range("features", *features)?;
+            range("tasks", *tasks)?;
+        }
         TaskKind::FeaturePlan { tasks, .. } => range("tasks", *tasks)?,
         TaskKind::File { path, .. } => {
             path::check(path)?;

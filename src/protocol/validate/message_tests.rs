@@ -124,7 +124,7 @@ fn a_task_message_is_bounded_in_every_field() {
         ("proposal.sha256", TaskMessage { proposal: bad.clone(), ..message() }),
         ("plan", TaskMessage { plan: None, ..message() }),
         ("plan.sha256", TaskMessage { plan: Some(bad.clone()), ..message() }),
-        ("features", TaskMessage { kind: TaskKind::Plan { features: (5, 2) }, ..message() }),
+        ("features", TaskMessage { kind: TaskKind::Plan { features: (5, 2), tasks: (2, 8) }, ..message() }),
         ("path", TaskMessage { kind: TaskKind::File { feature, path: "../x".into() }, ..message() }),
         ("instructions", TaskMessage { instructions: String::new(), ..message() }),
         ("title", TaskMessage { title: "x".repeat(MAX_TITLE + 1), ..message() }),

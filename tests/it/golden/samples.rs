@@ -122,7 +122,7 @@ pub(super) fn envelopes() -> Vec<(String, Envelope<TaskMessage>)> {
         attempt: 1,
         agent: AgentType::planner(),
         priority: Priority::Critical,
-        kind: TaskKind::Plan { features: (5, 15) },
+        kind: TaskKind::Plan { features: (5, 15), tasks: (2, 8) },
         proposal: artifact('b'),
         plan: None,
         title: String::new(),

@@ -10,6 +10,7 @@ mod git;
 mod process;
 mod sandbox;
 mod settled;
+pub(crate) mod stores;
 mod tree;
 
 pub(crate) use books::{Books, billed_calls};

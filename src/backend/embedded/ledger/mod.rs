@@ -22,7 +22,7 @@ use crate::backend::{
     Adjustment, BackendError, Balance, Entry, EntryFilter, EntryKind, Ledger, ReservationState, ReserveOutcome,
     ReserveRequest, Scope, SettleOutcome, Settlement,
 };
-use crate::protocol::{InstanceId, MicroUsd, Usage};
+use crate::protocol::{InstanceId, JobId, MicroUsd, Usage};
 
 const SQL: &str = include_str!("../sql/ledger.sql");
 
@@ -265,7 +265,7 @@ fn adjust(step: &mut Step<'_>, request: &str, scope: &Scope, adjustment: Adjustm
         Adjustment::Freeze => format!("{scope} frozen"),
         Adjustment::Thaw => format!("{scope} thawed"),
     };
-    let about = [job_of(scope).map(crate::protocol::ids::JobId::as_str), None, None, None];
+    let about = [job_of(scope).map(JobId::as_str), None, None, None];
     let (kind, usage) = (EntryKind::Adjust, Usage::default());
     enter(step, &NewEntry { kind, reservation: request, about, reserved: 0, charged: 0, usage, note: &note })?;
     Ok(outcome)

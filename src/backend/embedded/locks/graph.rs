@@ -149,11 +149,13 @@ mod tests {
 
     const PERMIT: LockMode = LockMode::Permit { capacity: 2 };
 
-    fn claimants(all: &[(&str, LockMode)]) -> Vec<Claimant> {
+    type Claims<'a> = &'a [(&'a str, LockMode)];
+
+    fn claimants(all: Claims<'_>) -> Vec<Claimant> {
         all.iter().map(|(owner, mode)| Claimant { owner: (*owner).into(), mode: *mode }).collect()
     }
 
-    fn graph(resources: &[(&str, &[(&str, LockMode)], &[(&str, LockMode)])]) -> Graph {
+    fn graph(resources: &[(&str, Claims<'_>, Claims<'_>)]) -> Graph {
         let mut graph = Graph::default();
         for (name, holders, waiters) in resources {
             for (owner, _) in *waiters {

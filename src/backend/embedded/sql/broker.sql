@@ -75,11 +75,11 @@ SELECT coalesce(max(id), 0) FROM signals;
 SELECT id, origin, body FROM signals WHERE id > ?1 ORDER BY id;
 
 -- name: has old
-SELECT EXISTS (SELECT 1 FROM dedupe WHERE at < ?1) OR EXISTS (SELECT 1 FROM signals WHERE at < ?1);
+SELECT EXISTS (SELECT 1 FROM dedupe WHERE at < ?1) OR coalesce((SELECT at FROM signals ORDER BY id LIMIT 1) < ?1, 0);
 
 -- name: forget dedupe
 DELETE FROM dedupe
 WHERE (queue, id) IN (SELECT queue, id FROM dedupe WHERE at < ?1 ORDER BY at LIMIT 10000);
 
 -- name: forget signals
-DELETE FROM signals WHERE at < ?1;
+DELETE FROM signals WHERE id IN (SELECT id FROM signals ORDER BY id LIMIT 10000) AND at < ?1;

@@ -1,0 +1,131 @@
+//! Providers that are down, busy, slow or broken: waited for within bounds, paid for as the ledger says.
+
+use codeswarm::llm::replay::{Fault, Reply};
+use codeswarm::protocol::MicroUsd;
+
+use super::{Bout, Wrong, job, script};
+use crate::rig::Sandbox;
+
+/// Silence is noticed after a second.
+const IMPATIENT: (&str, &str) = ("CODESWARM_LLM_IDLE_TIMEOUT_SECONDS", "1");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_passes_is_outlasted_within_one_attempt_of_the_task() {
+    let faults = [
+        Reply::new("").fault(Fault::Status429),
+        Reply::new("").fault(Fault::Status429).retry_after(1),
+        Reply::new("").fault(Fault::Status529),
+        Reply::new("").fault(Fault::Status529).retry_after(1),
+        Reply::new("").fault(Fault::Status500),
+        Reply::new("").fault(Fault::StallBeforeHeaders),
+        Reply::new("half of this is said").fault(Fault::StallMidStream),
+        Reply::new("half of this is said").fault(Fault::CutMidStream),
+        Reply::new("all but the end is said").fault(Fault::EofBeforeStop),
+        Reply::new("half of this is said").fault(Fault::ErrorEvent),
+    ];
+    let job = job(5, 2);
+    let wrong: Wrong = job
+        .tasks
+        .iter()
+        .zip(&faults)
+        .map(|(task, reply)| (format!("file {}", task.path), vec![reply.clone()]))
+        .collect();
+    let bout = Bout::of(script(&job, wrong, false), &[IMPATIENT]).await;
+    bout.ran.assert_ended(0, &["completed", "10 of 10"]);
+    bout.assert_files(&job, &[]);
+    for (at, task) in job.tasks.iter().enumerate() {
+        let id = format!("file/{}/{}", task.feature, task.id);
+        assert!(bout.story.failures(&id).is_empty(), "{id}: {:?}", bout.story.failures(&id));
+        let prompts = bout.provider.prompts(&format!("file {}", task.path));
+        assert_eq!(prompts.len(), 2, "{id}");
+        assert!(prompts.iter().all(|prompt| !prompt.contains("was refused")), "the model is not blamed");
+        let billed = bout.provider.calls_of(&format!("file {}", task.path));
+        assert_eq!(billed, if at < 4 { 1 } else { 2 }, "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_key_ends_the_job_at_the_first_call_and_says_what_to_do() {
+    let job = job(5, 2);
+    let wrong = Wrong::from([("plan".to_owned(), vec![Reply::new("").fault(Fault::Status401)])]);
+    let bout = Bout::of(script(&job, wrong, true), &[]).await;
+    bout.ran.assert_ended(1, &["failed", "401", "authentication_error", "check ANTHROPIC_API_KEY", "codeswarm resume"]);
+    assert_eq!((bout.provider.requests(), bout.story.balance.spent), (1, MicroUsd::ZERO));
+    assert!(bout.sandbox.output().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_stays_broken_is_given_up_after_all_attempts_and_the_job_can_be_resumed() {
+    let job = job(5, 2);
+    let settings = [IMPATIENT, ("CODESWARM_LLM_ATTEMPTS", "2"), ("CODESWARM_JOB_MAX_ATTEMPTS", "2")];
+    let rows = [
+        (Fault::Status429, "429"),
+        (Fault::Status529, "529"),
+        (Fault::Status500, "500"),
+        (Fault::CutMidStream, "cut"),
+        (Fault::EofBeforeStop, "cut"),
+        (Fault::StallBeforeHeaders, "no answer within 1s"),
+        (Fault::StallMidStream, "nothing arrived for 1s"),
+        (Fault::Huge, "4194304"),
+    ];
+    let runs = rows.map(|(fault, part)| {
+        let wrong = Wrong::from([("plan".to_owned(), vec![Reply::new("a plan that never gets through").fault(fault)])]);
+        let script = script(&job, wrong, true);
+        async move {
+            let bout = Bout::of(script, &settings).await;
+            bout.ran.assert_ended(1, &["failed", part, "all 2 attempts failed", "plan is missing", "codeswarm resume"]);
+            assert_eq!(bout.provider.requests(), 4, "{fault:?}");
+            let (spent, billed) = (bout.story.balance.spent, bout.provider.billed());
+            assert_eq!(billed == MicroUsd::ZERO, !fault.is_billed(), "{fault:?}");
+            assert_eq!(spent == MicroUsd::ZERO, !fault.is_billed(), "{fault:?}");
+            assert!(bout.sandbox.output().is_empty());
+            bout
+        }
+    });
+    let bouts = futures_util::future::join_all(runs).await;
+    // The provider has recovered: what the summary tells to do brings the files.
+    let healthy = super::Provider::start(script(&job, Wrong::new(), false)).await;
+    let url = healthy.base_url();
+    let ran = bouts[2].sandbox.run(&["resume", "--yes"], &[("ANTHROPIC_BASE_URL", &url)]).await;
+    ran.assert_ended(0, &["completed", "10 of 10"]);
+    bouts[2].assert_files(&job, &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_is_down_costs_nothing_and_is_named() {
+    let settings = [("CODESWARM_LLM_ATTEMPTS", "2"), ("CODESWARM_JOB_MAX_ATTEMPTS", "2")];
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for (url, part) in [
+        (format!("http://127.0.0.1:{port}"), "Connection refused"),
+        ("http://codeswarm.invalid".to_owned(), "cannot connect"),
+        (format!("https://127.0.0.1:{port}"), "Connection refused"),
+    ] {
+        let sandbox = Sandbox::new();
+        let ran = sandbox.run_job(&[], &[&settings[..], &[("ANTHROPIC_BASE_URL", &url)]].concat()).await;
+        ran.assert_ended(
+            1,
+            &["failed", "cannot connect to the provider", part, "check the network and ANTHROPIC_BASE_URL"],
+        );
+        let story = sandbox.story().await;
+        story.assert_sound_money(MicroUsd::ZERO);
+        assert_eq!((story.balance.spent, story.failures("plan").len()), (MicroUsd::ZERO, 2));
+        assert!(sandbox.output().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_none_is_refused_before_anything_is_made() {
+    let sandbox = Sandbox::new();
+    for (url, exit, code, part) in [
+        ("ftp://x", 2, "CS-CONFIG-002", "ftp://x"),
+        ("nonsense", 2, "CS-CONFIG-002", "nonsense"),
+        ("https://user:pa5s@x", 2, "CS-CONFIG-002", "user name or password"),
+        ("https://", 1, "CS-LLM-001", "base URL"),
+        ("https://x?key=1", 1, "CS-LLM-001", "query"),
+    ] {
+        let ran = sandbox.run_job(&[], &[("ANTHROPIC_BASE_URL", url)]).await;
+        ran.assert_refused(exit, code, &[part]);
+        assert!(!ran.stderr.contains("pa5s"), "{ran:?}");
+        assert!(!sandbox.at("out").exists() && !sandbox.at("data").exists());
+    }
+}
