@@ -1,4 +1,5 @@
 //! The budget, with the real programs: never exceeded, at no entry of the ledger, by however many processes at once.
+//! Ledger entries are added up here by hand, so that the ledger's own sums are not their own witness.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

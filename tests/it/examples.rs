@@ -1,4 +1,7 @@
 //! The worked examples, from their proposal to files whose own tests pass, with the real programs.
+//!
+//! What counts is what a newcomer sees: exit code, files, the number of tests that Python says it executed. Nothing here
+//! may reach into the program while it runs.
 
 use std::process::Command;
 

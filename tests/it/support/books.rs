@@ -1,4 +1,6 @@
 //! What a data directory holds: jobs, money, the stored outcomes of attempts.
+//!
+//! Read through the library's traits, for the files of a store are nobody's interface; this must never write to a job.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,6 @@
 //! A running program of ours: its lines as they come, signals, and its end.
+//!
+//! Output is read by threads all the time, so that no pipe fills up; no wait is longer than [`PATIENCE`].
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -1,4 +1,6 @@
 //! What is settled at a moment, and must never be paid for again.
+//!
+//! The server's bill and the stored results are two records that the program keeps apart; this holds them together.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
