@@ -11,8 +11,11 @@ use super::table::facts;
 use super::words::{money, seconds};
 use super::{Exit, Failure, jobs};
 use crate::backend::{Backend, Balance, Scope};
-use crate::job::JobStatus;
+use crate::job::{JobStatus, TaskStatus};
 use crate::protocol::Origin;
+
+/// Most missing files that are named; `--json` names them all.
+const MOST_NAMES: usize = 12;
 
 /// The end of a job, or of a run that was interrupted.
 pub(super) struct Summary<'a> {
@@ -88,6 +91,7 @@ impl<'a> Summary<'a> {
             let name = |id| job.task(id).and_then(|task| task.path()).unwrap_or(id.as_str()).to_owned();
             pairs.push(("critical path", path.iter().map(name).collect::<Vec<_>>().join(" > ")));
         }
+        pairs.extend(listed(&self.missing()).map(|missing| ("missing", missing)));
         pairs.extend(job.warnings().into_iter().map(|warning| ("warning", warning)));
         if let Some(Origin::Replay { path }) = self.watched.origin() {
             let what = "recorded, not from a live model; the cost is what these calls would have cost";
@@ -98,6 +102,15 @@ impl<'a> Summary<'a> {
         }
         let head = format!("Job {} {name}", job.id());
         format!("\n{}\n{}", screen.bold(&head), facts(&pairs, screen.width))
+    }
+
+    /// Planned files that are not written, and features whose files are not planned.
+    fn missing(&self) -> Vec<String> {
+        let job = &self.watched.job;
+        let unplanned = job.features().filter(|feature| feature.planning != TaskStatus::Succeeded);
+        let unwritten = job.tasks().iter().filter(|task| task.status != TaskStatus::Succeeded);
+        let paths = unwritten.filter_map(|task| task.path()).map(str::to_owned);
+        paths.chain(unplanned.map(|feature| format!("feature {}", feature.spec.id))).collect()
     }
 
     fn time(&self) -> Option<String> {
@@ -137,6 +150,7 @@ impl<'a> Summary<'a> {
             "exit_code": self.exit() as u8,
             "output": job.submission().map(|submission| &submission.settings.output),
             "files": {"finished": done, "planned": all},
+            "missing": self.missing(),
             "cost_micro_usd": self.balance.spent,
             "budget_micro_usd": self.balance.limit,
             "active_ms": active,
@@ -145,5 +159,16 @@ impl<'a> Summary<'a> {
             "warnings": job.warnings(),
             "origin": self.watched.origin(),
         })
+    }
+}
+
+/// The first few names and the number of the others; `None` for none.
+fn listed(names: &[String]) -> Option<String> {
+    let (shown, others) = names.split_at(names.len().min(MOST_NAMES));
+    let text = shown.join(", ");
+    match others.len() {
+        0 if text.is_empty() => None,
+        0 => Some(text),
+        more => Some(format!("{text} and {more} more")),
     }
 }

@@ -1,4 +1,7 @@
 //! The worked examples, from their proposal to files whose own tests pass, with the real programs.
+//!
+//! What counts is what a newcomer sees: exit code, files, the number of tests that Python says it executed. Nothing here
+//! may reach into the program while it runs.
 
 use std::process::Command;
 
@@ -33,6 +36,7 @@ fn assert_works(example: Example, features: usize, files: usize) {
     for path in planned {
         assert!(output.contains_key(path), "{path} was planned and is not there");
     }
+    assert!(!sandbox.out().join(".codeswarm-stage").exists(), "scratch files are left in the output");
     assert!(executed_tests(&sandbox) > 20);
     assert_eq!(differences(&bystanders, &sandbox.bystanders()), "");
 }

@@ -1,4 +1,6 @@
 //! Being asked to stop, and losing one process of several: running calls are finished or paid for, never forgotten.
+//!
+//! Calls that must still be running when something happens take ten minutes, so no test depends on being fast enough.
 
 use std::path::PathBuf;
 

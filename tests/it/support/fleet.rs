@@ -1,4 +1,6 @@
 //! A coordinator and one worker process per agent type, on one data directory.
+//!
+//! Every helper returns only when the process says that it is ready, so that tests need not guess.
 
 use std::path::Path;
 use std::process::Command;

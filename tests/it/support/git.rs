@@ -1,4 +1,6 @@
 //! A Git repository as a job leaves it.
+//!
+//! The machine's own Git judges, and nobody's configuration may change its verdict.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,6 @@
 //! Directories as values that can be compared.
+//!
+//! Permissions count, times do not: two runs are the same when a person could not tell them apart.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
