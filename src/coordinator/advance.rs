@@ -1,4 +1,7 @@
 //! What a job needs next when no message says so: commits, approval, warnings, its end.
+//!
+//! Asked after every round and every tick, from the folded job alone, so that it does not matter which message was the
+//! last, or whether a leader has just taken over. It stages decisions and must never append or publish by itself.
 
 use std::time::Duration;
 

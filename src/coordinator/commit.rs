@@ -1,4 +1,7 @@
 //! Committing finished features to the output, outside the leader's loop because disks are slow.
+//!
+//! One commit per job at a time, each in a task of its own; its outcome comes back through a channel and only the leader's
+//! loop records it. A feature is written whole or not at all, and writing it again after a crash changes nothing.
 
 use std::sync::Arc;
 

@@ -1,4 +1,7 @@
 //! One part of the fleet alone in its process: a worker, or a coordinator.
+//!
+//! A standby is an ordinary coordinator that has not got the lead yet; losing the lead puts it back to standing by instead
+//! of ending the process. Worker and coordinator meet in the stores only, never in memory.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,7 @@
 //! From settings to parts: prices, roles, the provider, recorded replies.
+//!
+//! The one place where settings become objects, so that every program builds the same fleet from the same file. A role
+//! without a price or a readable prompt stops the start here, before any money can be spent.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

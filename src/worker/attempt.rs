@@ -1,4 +1,7 @@
 //! One delivery from claim to report.
+//!
+//! The order is fixed: claim, run, store the outcome in the claim, report, acknowledge. A crash between any two of them
+//! repeats only what may be repeated; above all, an outcome that is stored is never paid for a second time.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,7 @@
 //! What people get wrong: proposals, budgets, directories, settings. Refused at once, by name, without leaving a trace.
+//!
+//! The recording would answer anything, so a run that is wrongly accepted goes on and is found out. Each case also looks
+//! for traces: whoever is refused finds neither output nor data directory afterwards.
 
 use codeswarm::llm::replay::Synthetic;
 

@@ -75,7 +75,7 @@ pub(super) fn check_origin(db: &Connection, name: &str) -> Result<(), BackendErr
         return Ok(());
     }
     let tables: i64 = db
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .query_row(include_str!("sql/object_count.sql"), [], |row| row.get(0))
         .map_err(|error| classify(&error, name))?;
     if application != 0 || version != 0 || tables != 0 {
         return Err(BackendError::Corrupt { what: name.into(), why: "it belongs to another program".into() });

@@ -1,4 +1,7 @@
 //! The promises of `Artifacts`.
+//!
+//! Content addressing is what makes them safe to share: same bytes, same reference, and never other bytes under a
+//! reference that was handed out.
 
 use bytes::Bytes;
 use codeswarm::backend::BackendError;

@@ -1,4 +1,7 @@
 //! The promises of `Broker`.
+//!
+//! At-least-once is the promise, so cases repeat, lose and delay on purpose: duplicates of an id are dropped, leases end,
+//! nothing acknowledged comes back, and nothing unacknowledged is lost.
 
 use std::time::Duration;
 

@@ -1,4 +1,7 @@
 //! The promises of `EventLog`.
+//!
+//! Above all compare-and-set: of two writers exactly one wins and the other learns the actual sequence, for that is all
+//! that keeps a deposed coordinator from writing.
 
 use std::time::Duration;
 

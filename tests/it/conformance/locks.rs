@@ -1,4 +1,7 @@
 //! The promises of `LockTable`.
+//!
+//! Time is moved by the test, never waited for: leases end, waiters age and cycles close at exact moments. Every grant's
+//! fencing token must be above the one before it, whoever held it.
 
 use std::time::Duration;
 

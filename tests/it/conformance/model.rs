@@ -1,4 +1,7 @@
 //! The ledger against a naive model: random steps, same answers, and the invariant after each of them.
+//!
+//! Hand-written cases cover what somebody thought of; money needs the rest as well. The model is a map and a sum, too
+//! simple to share a mistake with the ledger, and must stay that simple.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,7 @@
 //! The promises of `StateStore`.
+//!
+//! A commit over several keys takes effect whole or not at all, and a snapshot with the changes after its revision misses
+//! nothing: claims and stops rest on both.
 
 use std::time::Duration;
 

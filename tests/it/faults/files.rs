@@ -1,4 +1,7 @@
 //! Replies that hold no usable file: never written, retried with the reason within bounds, every attempt paid for.
+//!
+//! One row per way to be wrong, with the code it must be refused by: refused for another reason is not good enough. No
+//! content of a refused reply may ever be found in the output.
 
 use codeswarm::llm::replay::{Fault, Reply, Stop, SyntheticJob};
 

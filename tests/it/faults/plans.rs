@@ -1,4 +1,7 @@
-//! Plans that break the rules: refused with the reason, mended when the model learns it, a dead letter when it does not.
+//! Plans that break the rules: refused with the reason, mended when the model learns it, given up when it does not.
+//!
+//! A plan decides about every file that follows, so nothing of a wrong one may be kept. The model is told what was wrong
+//! within bounds; a task whose model does not learn is given up, with the money of its attempts accounted for.
 
 use codeswarm::llm::replay::{Fault, Reply, SyntheticJob};
 use codeswarm::protocol::{FeaturePlan, StrategicPlan};

@@ -1,4 +1,7 @@
 //! Providers that are down, busy, slow or broken: waited for within bounds, paid for as the ledger says.
+//!
+//! A passing fault must not use up attempts of a task; a lasting one must end the run in bounded time with everything
+//! paid for still there. Ambiguous calls count as spent: the provider may bill them.
 
 use codeswarm::llm::replay::{Fault, Reply};
 use codeswarm::protocol::MicroUsd;

@@ -1,4 +1,7 @@
 //! What several integration tests need: an opened backend with a clock to move, and short ways to say things.
+//!
+//! The clock stands still until a test moves it, so leases and delays end exactly when a case says so. Only the
+//! constructors may know which backend is behind it.
 
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
