@@ -1,7 +1,7 @@
 //! The grammar of the command line.
 //!
-//! One struct per command, so that help, completion and parsing cannot disagree. What a
-//! value means (an amount, a model, a job) is judged by the room that knows, with its own code and remedy.
+//! Names and help texts only: checks that need more than one argument belong to the commands, so that all front
+//! ends share them.
 
 use std::path::PathBuf;
 

@@ -1,7 +1,6 @@
 //! `codeswarm config` and `codeswarm models`: what holds, where it comes from, and what it would cost.
 //!
-//! Shows the merged settings instead of a file, because several layers may have had a word. Secrets are not among the
-//! settings and can therefore not be printed here.
+//! It shows settings exactly as they were merged, and must never show a secret: those are no settings.
 
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! `cancel`, `pause`, `approve` and `retry`: a person's decisions about a job, whether or not a process works on it.
 //!
-//! The job's own `decide` judges a wish before it is sent, so that refusals read the same with and without a leader, and
-//! asking twice is no error. Nothing is written past the coordinator room, which knows who may append to the log.
+//! The job's own state machine judges a wish before it is sent, so a refusal is told at once and nothing is sent in
+//! vain.
 
 use std::time::Duration;
 

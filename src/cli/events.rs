@@ -1,7 +1,6 @@
 //! `codeswarm events`: the log of a job, one line per event.
 //!
-//! The one view that hides nothing: with `--json` each line is the event as it was recorded, for scripts and for support.
-//! It reads; following a job never keeps it alive and never ends it.
+//! Each line is complete in itself, so that `grep` and `jq` can follow it; reading must never change the log.
 
 use std::time::Duration;
 

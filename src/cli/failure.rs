@@ -1,7 +1,6 @@
 //! Exit codes, and failures with the three parts a person needs: what, why, what now.
 //!
-//! Exit codes are an interface for scripts, so they are given once, here, and never change their meaning. A failure
-//! without a remedy is unfinished: rooms supply theirs through `Coded`.
+//! Scripts rely on the codes, so neither an exit code nor an error code may ever change its meaning.
 
 use std::process::ExitCode;
 

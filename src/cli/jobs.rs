@@ -1,7 +1,6 @@
 //! Finding jobs and looking at them as a whole: log, money, and whether a process works on them.
 //!
-//! Every command means the same job by the same words, and every view says the same about its state, because both are
-//! decided here only. An ambiguous id is refused with the candidates, never guessed.
+//! Status is derived from these facts in one place, so that two commands can never disagree about a job.
 
 use super::Failure;
 use super::live::Watched;
@@ -84,8 +83,8 @@ impl JobView {
             JobStatus::Ended(outcome) => outcome_name(outcome),
             JobStatus::Paused => "paused",
             JobStatus::AwaitingApproval => "waiting for approval",
-            _ if !self.active => "interrupted",
             JobStatus::Submitted => "submitted",
+            _ if !self.active => "interrupted",
             JobStatus::Planning => "planning",
             JobStatus::Running => "running",
             JobStatus::Verifying => "finishing",

@@ -1,7 +1,6 @@
 //! `codeswarm list`: one line per job, newest first.
 //!
-//! A job whose log cannot be read is listed as unreadable instead of failing the command: one damaged job must not hide
-//! the others. A directory without stores is an empty list, and listing never creates one.
+//! One damaged job must never hide the others.
 
 use serde_json::json;
 

@@ -200,11 +200,8 @@ impl<'a> Live<'a> {
         print(self.screen, self.bars.as_ref(), self.lines, line);
     }
 
-    /// Runs `question` with the bars out of the way, on a thread that may block.
-    pub(super) async fn suspended<Q: Future<Output = Result<bool, Failure>>>(
-        &self,
-        question: impl FnOnce() -> Q,
-    ) -> Result<bool, Failure> {
+    /// Runs `question` with the bars out of the way.
+    pub(super) async fn suspended<T, Q: Future<Output = T>>(&self, question: impl FnOnce() -> Q) -> T {
         if let Some(bars) = &self.bars {
             bars.hide();
         }

@@ -1,7 +1,6 @@
 //! Settings and stores as a command needs them.
 //!
-//! Commands that only look open what is there and never create a data directory; commands that work create it and apply
-//! the configured account limit before anything can be spent.
+//! Commands that only read never create a directory and never change a limit; that is decided here, once.
 
 use std::path::PathBuf;
 

@@ -1,7 +1,6 @@
 //! `run` and `resume`: a coordinator and its workers in this process, watched until the job has ended.
 //!
-//! Whatever can be refused is refused before the first directory is made, and the lead is taken before the job exists, so
-//! a second run in the same directory leaves no trace. Ctrl-C drains: paid calls are never thrown away unasked.
+//! They start the same parts that the separate programs start, and must never decide what the job does.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use super::args::{Common, FleetArgs, ResumeArgs, RunArgs};
 use super::interrupts::Interrupts;
 use super::live::{Lines, Live, Watched};
+use super::plan::Answer;
 use super::screen::Screen;
 use super::summary::Summary;
 use super::words::money;
@@ -156,9 +156,9 @@ async fn lead(
                     changed?;
                     if live.watched().job.status() == JobStatus::AwaitingApproval && !asked {
                         asked = true;
-                        let accepted = yes || live.suspended(|| plan::ask(screen, live.watched())).await?;
-                        let answer = if accepted { Command::Approve } else { Command::Cancel { reason: "the plan was not accepted".into() } };
-                        coordinator::command(backend, &instance, &job, answer).await?;
+                        if !approval(screen, backend, &instance, &live, &mut interrupts, yes).await? {
+                            drain.cancel();
+                        }
                     }
                 }
                 () = interrupts.next() => {
@@ -179,4 +179,28 @@ async fn lead(
     let summary = Summary::of(live.watched(), backend).await?;
     summary.show(screen, fleet.json);
     Ok(summary.exit())
+}
+/// Asks for the plan's approval and passes the answer on; false when the plan is left waiting.
+async fn approval(
+    screen: &Screen,
+    backend: &Backend,
+    instance: &InstanceId,
+    live: &Live<'_>,
+    interrupts: &mut Interrupts,
+    yes: bool,
+) -> Result<bool, Failure> {
+    let job = live.watched().job.id();
+    let answer = if yes {
+        Answer::Yes
+    } else {
+        live.suspended(|| plan::ask(screen, backend, live.watched(), interrupts)).await?
+    };
+    let command = match answer {
+        Answer::Yes => Command::Approve,
+        Answer::No => Command::Cancel { reason: "the plan was not accepted".into() },
+        Answer::Nobody => return Ok(false),
+        Answer::Elsewhere => return Ok(true),
+    };
+    coordinator::command(backend, instance, job, command).await?;
+    Ok(true)
 }

@@ -1,7 +1,6 @@
 //! `codeswarm status`: one job at a glance.
 //!
-//! Works beside a running process and after it, because it folds the log instead of asking anybody. It ends with the next
-//! step a person can take, and it writes nothing.
+//! It shows the fold of the log and the ledger's balance as of one moment, and says what a person can do next.
 
 use super::args::{Common, JobArgs};
 use super::jobs::{self, JobView};

@@ -1,7 +1,6 @@
 //! What a job came to: files, money, time, and what is missing.
 //!
-//! Built from the log and the ledger, never from what this process has seen, so that a resumed job is summed up whole.
-//! Its exit code is the job's outcome; nothing may be called done that is not.
+//! Costs come from the ledger, which knows of calls that never reported; the rest is the fold of the log.
 
 use serde_json::json;
 
@@ -12,8 +11,11 @@ use super::table::facts;
 use super::words::{money, seconds};
 use super::{Exit, Failure, jobs};
 use crate::backend::{Backend, Balance, Scope};
-use crate::job::JobStatus;
+use crate::job::{JobStatus, TaskStatus};
 use crate::protocol::Origin;
+
+/// Most missing files that are named; `--json` names them all.
+const MOST_NAMES: usize = 12;
 
 /// The end of a job, or of a run that was interrupted.
 pub(super) struct Summary<'a> {
@@ -60,6 +62,9 @@ impl<'a> Summary<'a> {
                 outcome_name(outcome),
                 self.watched.job.end().map(|(_, reason, _)| reason.to_owned()).unwrap_or_default(),
             ),
+            JobStatus::AwaitingApproval => {
+                ("waiting for approval", "nothing more is paid before the plan is accepted".into())
+            }
             _ => {
                 ("interrupted", "it goes on where it stopped once it is resumed; nothing that was paid is lost".into())
             }
@@ -86,6 +91,7 @@ impl<'a> Summary<'a> {
             let name = |id| job.task(id).and_then(|task| task.path()).unwrap_or(id.as_str()).to_owned();
             pairs.push(("critical path", path.iter().map(name).collect::<Vec<_>>().join(" > ")));
         }
+        pairs.extend(listed(&self.missing()).map(|missing| ("missing", missing)));
         pairs.extend(job.warnings().into_iter().map(|warning| ("warning", warning)));
         if let Some(Origin::Replay { path }) = self.watched.origin() {
             let what = "recorded, not from a live model; the cost is what these calls would have cost";
@@ -96,6 +102,15 @@ impl<'a> Summary<'a> {
         }
         let head = format!("Job {} {name}", job.id());
         format!("\n{}\n{}", screen.bold(&head), facts(&pairs, screen.width))
+    }
+
+    /// Planned files that are not written, and features whose files are not planned.
+    fn missing(&self) -> Vec<String> {
+        let job = &self.watched.job;
+        let unplanned = job.features().filter(|feature| feature.planning != TaskStatus::Succeeded);
+        let unwritten = job.tasks().iter().filter(|task| task.status != TaskStatus::Succeeded);
+        let paths = unwritten.filter_map(|task| task.path()).map(str::to_owned);
+        paths.chain(unplanned.map(|feature| format!("feature {}", feature.spec.id))).collect()
     }
 
     fn time(&self) -> Option<String> {
@@ -115,6 +130,9 @@ impl<'a> Summary<'a> {
     fn next_step(&self) -> String {
         let id = self.watched.job.id();
         match self.exit() {
+            _ if self.watched.job.status() == JobStatus::AwaitingApproval => {
+                format!("codeswarm approve {id}, then codeswarm resume {id}")
+            }
             Exit::BudgetExhausted => jobs::after_exhaustion(self.watched),
             _ => format!("codeswarm resume {id}"),
         }
@@ -132,6 +150,7 @@ impl<'a> Summary<'a> {
             "exit_code": self.exit() as u8,
             "output": job.submission().map(|submission| &submission.settings.output),
             "files": {"finished": done, "planned": all},
+            "missing": self.missing(),
             "cost_micro_usd": self.balance.spent,
             "budget_micro_usd": self.balance.limit,
             "active_ms": active,
@@ -140,5 +159,16 @@ impl<'a> Summary<'a> {
             "warnings": job.warnings(),
             "origin": self.watched.origin(),
         })
+    }
+}
+
+/// The first few names and the number of the others; `None` for none.
+fn listed(names: &[String]) -> Option<String> {
+    let (shown, others) = names.split_at(names.len().min(MOST_NAMES));
+    let text = shown.join(", ");
+    match others.len() {
+        0 if text.is_empty() => None,
+        0 => Some(text),
+        more => Some(format!("{text} and {more} more")),
     }
 }

@@ -1,7 +1,6 @@
 //! How people read amounts, times and ids. JSON never passes through here: it gets exact values.
 //!
-//! Amounts are rounded up, so that nothing paid reads as nothing; instants are UTC, so that two people read the same.
-//! No program may read these forms back.
+//! Rounded for reading, so nothing here may be computed with.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,7 +1,6 @@
 //! The programs that run one part of the fleet alone: a worker of one agent type, a coordinator.
 //!
-//! The binaries in `bin/` hold one call each, so that a new agent type is a name and no code. All of them stop the same
-//! way on a signal: what runs is finished, nothing new is taken. None of them may submit or decide a job.
+//! They only wire and wait; what they do is decided by the worker and coordinator rooms.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

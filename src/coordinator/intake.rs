@@ -6,7 +6,7 @@
 
 use tokio::sync::mpsc;
 
-use super::{Coordinator, CoordinatorError};
+use super::{Coordinator, CoordinatorError, results};
 use crate::backend::{Backend, BackendError, Delivery, DeliveryTag, Disposition, Queue};
 use crate::error::Coded;
 use crate::protocol::{CommandMessage, InstanceId, ProtocolError, TaskResult, validate};
@@ -98,8 +98,12 @@ impl Coordinator {
 
     fn decode_result(&self, delivery: &Delivery) -> Result<TaskResult, ProtocolError> {
         let envelope = validate::decode_envelope::<TaskResult>(&delivery.body, self.backend.clock.now())?;
-        validate::task_result(&envelope.payload)?;
-        Ok(envelope.payload)
+        let result = envelope.payload;
+        let Err(fault) = validate::task_result(&result) else { return Ok(result) };
+        // An outcome that cannot be believed is a failed attempt; without an answer the task would hang for ever.
+        let result = results::rejected(result, &format!("the worker's result was refused: {fault}"));
+        validate::task_result(&result)?;
+        Ok(result)
     }
 
     fn decode_command(&self, delivery: &Delivery) -> Result<CommandMessage, ProtocolError> {

@@ -34,7 +34,7 @@ impl Coordinator {
                 let artifact = receipt.artifact.clone();
                 match read_product(&self.backend, &kind, &artifact).await? {
                     Ok(product) => (result, product),
-                    Err(why) => (rejected(result, why), None),
+                    Err(why) => (rejected(result, &why), None),
                 }
             }
             TaskOutcome::Failed { .. } => (result, None),
@@ -152,14 +152,8 @@ async fn read_product(
 }
 
 /// The same result as a refused attempt: what it cost stays.
-fn rejected(mut result: TaskResult, why: String) -> TaskResult {
-    let failure = TaskFailure {
-        kind: FailureKind::Rejected,
-        code: "CS-COORD-007".into(),
-        message: why,
-        retry_after_ms: None,
-        needed: None,
-    };
+pub(super) fn rejected(mut result: TaskResult, why: &str) -> TaskResult {
+    let failure = TaskFailure::new(FailureKind::Rejected, "CS-COORD-007", why);
     result.outcome = TaskOutcome::Failed { failure };
     result
 }

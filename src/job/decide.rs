@@ -285,13 +285,7 @@ impl Job {
             }
             _ => return Err(Refusal::ProductMismatch(task.id.clone())),
         };
-        Ok(judged.map_err(|fault| TaskFailure {
-            kind: FailureKind::Rejected,
-            code: fault.code().to_owned(),
-            message: fault.to_string(),
-            retry_after_ms: None,
-            needed: None,
-        }))
+        Ok(judged.map_err(|fault| TaskFailure::new(FailureKind::Rejected, fault.code(), &fault.to_string())))
     }
 
     fn failure(

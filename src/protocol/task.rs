@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AgentType, FeatureId, InstanceId, JobId, MicroUsd, Priority, TaskId};
+use super::{AgentType, FeatureId, InstanceId, JobId, MicroUsd, Priority, TaskId, validate};
 use crate::clock::Timestamp;
 
 /// Immutable bytes in the artifact store.
@@ -169,6 +169,19 @@ pub struct TaskFailure {
     /// For `budget`: what the call would have needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needed: Option<MicroUsd>,
+}
+
+impl TaskFailure {
+    /// A failure with a message of whatever origin: what no message may hold is replaced or cut off here, because a result
+    /// that is refused at the other end would leave its task without an answer for ever.
+    #[must_use]
+    pub fn new(kind: FailureKind, code: &str, message: &str) -> Self {
+        let is_allowed = |c: char| !c.is_control() || matches!(c, '\n' | '\r' | '\t');
+        let cleaned = message.chars().map(|c| if is_allowed(c) { c } else { char::REPLACEMENT_CHARACTER });
+        let message: String = cleaned.take(validate::MAX_REASON).collect();
+        let message = if message.trim().is_empty() { "no reason was given".to_owned() } else { message };
+        Self { kind, code: code.to_owned(), message, retry_after_ms: None, needed: None }
+    }
 }
 
 /// How an attempt ended.

@@ -33,9 +33,8 @@ pub(super) struct Ran {
 
 impl Ran {
     /// A failure that cost nothing.
-    pub(super) fn failed(kind: FailureKind, code: &str, message: impl Into<String>) -> Self {
-        let failure =
-            TaskFailure { kind, code: code.to_owned(), message: message.into(), retry_after_ms: None, needed: None };
+    pub(super) fn failed(kind: FailureKind, code: &str, message: &str) -> Self {
+        let failure = TaskFailure::new(kind, code, message);
         Self { outcome: TaskOutcome::Failed { failure }, cost: MicroUsd::ZERO, usage: Usage::default() }
     }
 }
@@ -74,7 +73,7 @@ async fn run(shared: &Shared, delivery: Delivery, message: TaskMessage, claim: C
     let claim = Arc::new(Mutex::new(claim));
     let ran = if claims > MAX_CLAIMS {
         let text = format!("{} processes died while working on this task", claims - 1);
-        Ran::failed(FailureKind::Lost, "CS-WORKER-003", text)
+        Ran::failed(FailureKind::Lost, "CS-WORKER-003", &text)
     } else {
         let cancel = shared.stops.token(&message.job);
         let heartbeat = Heartbeat::start(backend.clone(), Arc::clone(&claim), delivery.tag.clone(), cancel.clone());

@@ -77,7 +77,7 @@ impl Executor {
         };
         let context = match self.context(message).await {
             Ok(context) => context,
-            Err(error) => return Ran::failed(FailureKind::Transient, error.code(), error.to_string()),
+            Err(error) => return Ran::failed(FailureKind::Transient, error.code(), &error.to_string()),
         };
         self.call(role, message, &context, instance, claims, cancel).await
     }
@@ -110,7 +110,7 @@ impl Executor {
         let outcome = match called.result {
             Ok(reply) => match agent::extract(&format, &reply) {
                 Ok(product) => self.keep(product, model).await,
-                Err(rejection) => failed(FailureKind::Rejected, rejection.code(), rejection.feedback()),
+                Err(rejection) => failed(FailureKind::Rejected, rejection.code(), &rejection.feedback()),
             },
             Err(error) => TaskOutcome::Failed { failure: classify(&error) },
         };
@@ -127,7 +127,7 @@ impl Executor {
         };
         match stored {
             Ok(artifact) => TaskOutcome::Succeeded { receipt: Receipt { artifact, model, checks: product.checks } },
-            Err(error) => failed(FailureKind::Transient, error.code(), error.to_string()),
+            Err(error) => failed(FailureKind::Transient, error.code(), &error.to_string()),
         }
     }
 
@@ -185,24 +185,16 @@ impl Executor {
 }
 
 fn unusable(kind: FailureKind, error: &AgentError) -> Ran {
-    Ran::failed(kind, error.code(), format!("{error} ({})", error.remedy()))
+    Ran::failed(kind, error.code(), &format!("{error} ({})", error.remedy()))
 }
 
-fn failed(kind: FailureKind, code: &str, message: String) -> TaskOutcome {
-    TaskOutcome::Failed {
-        failure: TaskFailure { kind, code: code.to_owned(), message, retry_after_ms: None, needed: None },
-    }
+fn failed(kind: FailureKind, code: &str, message: &str) -> TaskOutcome {
+    TaskOutcome::Failed { failure: TaskFailure::new(kind, code, message) }
 }
 
 /// What a failed call means for the task.
 fn classify(error: &LlmError) -> TaskFailure {
-    let mut failure = TaskFailure {
-        kind: FailureKind::Transient,
-        code: error.code().to_owned(),
-        message: describe(error),
-        retry_after_ms: None,
-        needed: None,
-    };
+    let mut failure = TaskFailure::new(FailureKind::Transient, error.code(), &describe(error));
     match (error, error.retry()) {
         (LlmError::BudgetRefused { needed, .. }, _) => {
             failure.kind = FailureKind::Budget;

@@ -7,6 +7,7 @@
 
 mod architecture;
 mod bad_input;
+mod budget;
 mod cli;
 mod conformance;
 mod crash;

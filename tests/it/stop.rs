@@ -1,7 +1,6 @@
 //! Being asked to stop, and losing one process of several: running calls are finished or paid for, never forgotten.
 //!
-//! Real processes and real signals, because draining is made of what the system does to a process. What counts is the end
-//! state: same files as an undisturbed run, and no call that the books do not know.
+//! Calls that must still be running when something happens take ten minutes, so no test depends on being fast enough.
 
 use std::path::PathBuf;
 

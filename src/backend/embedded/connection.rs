@@ -10,7 +10,6 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::Durability;
 use super::fault::classify;
 use crate::backend::BackendError;
 
@@ -35,14 +34,14 @@ fn busy(tries: i32) -> bool {
 }
 
 /// Opens `file` for writing, creating and migrating it if need be.
-pub(super) fn writer(file: &Path, durability: Durability) -> Result<Connection, BackendError> {
+pub(super) fn writer(file: &Path) -> Result<Connection, BackendError> {
     let name = file.display().to_string();
     let fault = |error: rusqlite::Error| classify(&error, &name);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = Connection::open_with_flags(file, flags).map_err(fault)?;
     db.busy_handler(Some(busy)).map_err(fault)?;
     check_origin(&db, &name)?;
-    settings(&db, durability).map_err(fault)?;
+    settings(&db).map_err(fault)?;
     migrate(&mut db, &name)?;
     Ok(db)
 }
@@ -86,16 +85,10 @@ pub(super) fn check_origin(db: &Connection, name: &str) -> Result<(), BackendErr
 
 /// Per-connection settings of the writer. 2,000 pages of log (8 MiB) between checkpoints keep the file that a crash
 /// leaves behind small while a checkpoint stays rare at low load.
-fn settings(db: &Connection, durability: Durability) -> rusqlite::Result<()> {
+fn settings(db: &Connection) -> rusqlite::Result<()> {
     db.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
-    db.pragma_update(
-        None,
-        "synchronous",
-        match durability {
-            Durability::Full => "full",
-            Durability::Process => "normal",
-        },
-    )?;
+    // What has to survive loss of power is flushed by the writer; see `flush`.
+    db.pragma_update(None, "synchronous", "normal")?;
     db.pragma_update(None, "foreign_keys", false)?;
     db.pragma_update(None, "temp_store", "memory")?;
     db.pragma_update(None, "cache_size", -8_000)?;

@@ -106,14 +106,11 @@ fn text(screen: &Screen, findings: &[Finding], worst: Level) -> String {
             lines.push(format!("      remedy: {}", hang(&finding.remedy, 14, screen.width)));
         }
     }
-    lines.push(String::new());
-    lines.push(
-        match worst {
-            Level::Good => "Everything is in order.",
-            Level::Warning => "Nothing failed; the warnings above may matter to you.",
-            Level::Failure => "A run will not work before the failures above are remedied.",
-        }
-        .into(),
-    );
+    let verdict = match worst {
+        Level::Good => "Everything is in order.",
+        Level::Warning => "Nothing failed; the warnings above may matter to you.",
+        Level::Failure => "A run will not work before the failures above are remedied.",
+    };
+    lines.push(format!("\n{}", hang(verdict, 0, screen.width)));
     lines.join("\n")
 }

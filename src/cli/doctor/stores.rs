@@ -1,7 +1,6 @@
 //! The data directory: there, writable, sound, of a known version, and its ledger within every limit.
 //!
-//! The file is inspected first and opened as a run would open it only when it is sound. A data directory is never made
-//! and a damaged one never repaired here: whoever asks for a check has not asked for a change.
+//! It looks before it opens, and must never create, repair or migrate what it finds.
 
 use std::path::Path;
 

@@ -1,7 +1,6 @@
 //! What surrounds the program: the provider's key and address, prices, tools, the output's place, the time.
 //!
-//! Everything that can be known without a paid call is checked, for what is missing otherwise shows up after money has
-//! been spent. It must never call a model, and never print any part of the key.
+//! Nothing here calls the provider or spends anything, and no secret is ever part of a finding.
 
 use std::path::Path;
 use std::time::Duration;

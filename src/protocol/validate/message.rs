@@ -24,7 +24,7 @@ const MAX_TITLE: usize = 200;
 /// Longest instructions of a task, in characters; twice what a plan may say, as the coordinator may add to them.
 const MAX_INSTRUCTIONS: usize = 16_000;
 /// Longest reason, feedback or failure message, in characters.
-const MAX_REASON: usize = 8_000;
+pub(crate) const MAX_REASON: usize = 8_000;
 /// Most files named by one task message, per list.
 const MAX_CONTEXT_FILES: usize = 1_000;
 /// Most checks named by one receipt.

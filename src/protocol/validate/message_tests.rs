@@ -179,3 +179,15 @@ fn a_command_is_bounded_in_every_field() {
     let nameless = CommandMessage { request: String::new(), ..with(Command::Start) };
     assert_eq!(field_of(command(&nameless)), "request");
 }
+
+#[test]
+fn a_failure_made_of_any_text_is_valid() {
+    let long = "\u{fc}".repeat(3 * MAX_REASON);
+    for text in ["", " \n", "\u{1b}[2J\u{7}\0 gone", "\u{9b}31m\u{7f}", "a\r\nb\tc", &long] {
+        let failure = TaskFailure::new(FailureKind::Rejected, "CS-X-001", text);
+        let result = TaskResult { outcome: TaskOutcome::Failed { failure: failure.clone() }, ..result() };
+        assert_eq!(task_result(&result), Ok(()), "{text:?}");
+        assert_eq!(task_message(&TaskMessage { feedback: Some(failure.message), ..message() }), Ok(()), "{text:?}");
+    }
+    assert_eq!(TaskFailure::new(FailureKind::Lost, "CS-X-001", "a\r\nb\tc").message, "a\r\nb\tc");
+}

@@ -9,6 +9,7 @@ mod message;
 mod plan;
 
 pub(crate) use cycle::find_cycle;
+pub(crate) use message::MAX_REASON;
 pub use message::{MAX_MESSAGE_BYTES, command, decode_envelope, task_message, task_result};
 pub use plan::{Need, feature_plan, needs, strategic_plan, tasks_fit};
 

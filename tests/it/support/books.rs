@@ -1,7 +1,6 @@
 //! What a data directory holds: jobs, money, the stored outcomes of attempts.
 //!
-//! Read through the library rather than from the database file, so that the stores' own invariants hold while looking.
-//! Nothing here may change what it looks at.
+//! Read through the library's traits, for the files of a store are nobody's interface; this must never write to a job.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +12,7 @@ use codeswarm::backend::{Backend, Balance, Entry, EntryFilter, Scope};
 use codeswarm::clock::Clock;
 use codeswarm::job::Job;
 use codeswarm::llm::replay::Bill;
-use codeswarm::protocol::{InstanceId, JobId, TaskId, TaskKind};
+use codeswarm::protocol::{InstanceId, JobId, TaskId};
 use tokio::runtime::Runtime;
 
 use super::PATIENCE;
@@ -126,16 +125,6 @@ impl Books {
             }
         }
         found
-    }
-}
-
-/// The request key under which the fake server bills a task of `job`.
-pub(crate) fn request_key(job: &Job, task: &TaskId) -> String {
-    let task = job.task(task).unwrap_or_else(|| panic!("{task} is not a task of {}", job.id()));
-    match &task.kind {
-        TaskKind::Plan { .. } => "plan".into(),
-        TaskKind::FeaturePlan { feature, .. } => format!("feature-plan {feature}"),
-        TaskKind::File { path, .. } => format!("file {path}"),
     }
 }
 

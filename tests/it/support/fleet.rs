@@ -1,7 +1,6 @@
 //! A coordinator and one worker process per agent type, on one data directory.
 //!
-//! The separate programs as somebody would start them, not tasks of the test's process: only so can one of them be killed
-//! while the others go on.
+//! Every helper returns only when the process says that it is ready, so that tests need not guess.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,7 +1,6 @@
 //! A Git repository as a job leaves it.
 //!
-//! Asked through Git itself, without the user's configuration, because the promise is that other people's Git accepts
-//! what we wrote.
+//! The machine's own Git judges, and nobody's configuration may change its verdict.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

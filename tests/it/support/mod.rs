@@ -9,14 +9,16 @@ mod fleet;
 mod git;
 mod process;
 mod sandbox;
+mod settled;
 pub(crate) mod stores;
 mod tree;
 
-pub(crate) use books::{Books, billed_calls, request_key};
+pub(crate) use books::{Books, billed_calls};
 pub(crate) use fleet::{AGENTS, Fleet, coordinator, worker};
 pub(crate) use git::Git;
 pub(crate) use process::{Ended, Running};
 pub(crate) use sandbox::{Example, Sandbox};
+pub(crate) use settled::Settled;
 use tree::tree;
 pub(crate) use tree::{Tree, differences};
 

@@ -1,9 +1,8 @@
 //! A running program of ours: its lines as they come, signals, and its end.
 //!
-//! Waiting means waiting for a line or for the end, with a limit that only a failing test reaches. A dropped process is
-//! killed, so that no test leaves one behind.
+//! Output is read by threads all the time, so that no pipe fills up; no wait is longer than [`PATIENCE`].
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -52,13 +51,28 @@ fn read_lines(stream: Stream, pipe: impl Read + Send + 'static, lines: Sender<(S
 impl Running {
     /// Starts `command` with its output piped to us and no input.
     pub(crate) fn start(command: &mut Command) -> Self {
+        Self::spawn(command.stdin(Stdio::null()))
+    }
+
+    /// The same with input that [`Running::say`] writes.
+    pub(crate) fn listening(command: &mut Command) -> Self {
+        Self::spawn(command.stdin(Stdio::piped()))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
         let name = format!("{command:?}");
-        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         let (sender, lines) = channel();
         read_lines(Stream::Out, child.stdout.take().expect("piped"), sender.clone());
         read_lines(Stream::Err, child.stderr.take().expect("piped"), sender);
         Self { child, name, lines, seen: Vec::new() }
+    }
+
+    /// Writes a line to the process.
+    pub(crate) fn say(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().expect("started listening");
+        writeln!(input, "{line}").expect("the process reads");
     }
 
     /// The next line, or `None` when the process has closed its outputs.

@@ -1,7 +1,6 @@
 //! A directory of its own for each test, in which programs run with nothing of the machine's but `PATH`.
 //!
-//! Settings of the developer's machine, a key in the environment above all, must neither help nor spoil a test. The
-//! directory goes with the sandbox.
+//! Programs get no other environment, so that a developer's key or configuration can neither help nor be used.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

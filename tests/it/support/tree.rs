@@ -1,7 +1,6 @@
 //! Directories as values that can be compared.
 //!
-//! Kind, executable bit and contents of every file make one value, so that two runs are compared whole and a difference
-//! is named by path. Empty directories do not count: Git would not keep them either.
+//! Permissions count, times do not: two runs are the same when a person could not tell them apart.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
