@@ -1,4 +1,7 @@
 //! One scenario from submission to the last written file, in this process.
+//!
+//! Coordinator, worker, stores and fake server are the real ones, wired as `codeswarm run` wires them, so that what is
+//! measured is what a user waits for. Nothing here may take a short cut past the event log or the ledger.
 
 use std::time::Instant;
 

@@ -1,3 +1,8 @@
+//! What counts as a file or a plan in a reply, and why everything else is refused.
+//!
+//! Tables of replies as models really write them: tags, fences, refusals, cut-offs. What is accepted is compared byte for
+//! byte, and each refusal with its own reason, so that no case passes for another's.
+
 use super::*;
 use crate::error::Coded;
 use crate::protocol::{Contract, FeatureId, FilePlan, Priority, TaskSpec};

@@ -1,3 +1,8 @@
+//! What a request holds for each kind of task, in which order, and within which limits.
+//!
+//! Prompts are compared by what must stand in them and where, not word by word, so that wording may improve. Fixed bytes
+//! are asked for only where money depends on them: the head that the provider's cache is to hold.
+
 use bytes::Bytes;
 
 use super::*;

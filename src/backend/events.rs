@@ -1,4 +1,7 @@
 //! `EventLog`: the history of every job, appended with compare-and-set.
+//!
+//! A job's log is the only truth about it; status, resume and replay are folds of it. Compare-and-set makes a second
+//! writer harmless without a lock. An event is never changed or removed, so nothing that grows without bound belongs in one.
 
 use std::time::Duration;
 

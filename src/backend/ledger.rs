@@ -1,4 +1,8 @@
 //! `Ledger`: money. The one place where `spent + reserved ≤ limit` is enforced.
+//!
+//! Money is set aside for the worst case before a call and settled after it, over all of its scopes in one step, because
+//! checking first and writing later overspends as soon as two workers do it. A reservation that nobody ends becomes
+//! spent, never free: the provider may have billed the call.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,4 +1,7 @@
 //! `LockTable`: leases with fair queues, fencing tokens and exact deadlock detection.
+//!
+//! Leases rather than locks, because a holder may die; fencing tokens, because a dead-looking holder may wake up. The graph
+//! of waiters is checked in the step that would close a cycle, so a deadlock is answered at once and never waited out.
 
 use std::time::Duration;
 

@@ -9,6 +9,8 @@
 //! - Every mutating step is idempotent by an id and answers a replay with the recorded outcome.
 //! - No step spans two traits. Whoever needs several steps orders them so that a crash between any two is harmless.
 //! - Time is the store's clock, never the caller's.
+//! - *Durable* means that the death of any process changes nothing. Loss of power may undo the newest steps in the order
+//!   they came, except those that must not be undone: money set aside, limits, job logs, commands.
 
 pub mod broker;
 pub mod embedded;

@@ -1,4 +1,7 @@
 //! `StateStore`: versioned keys with multi-key compare-and-set, history, snapshots and a change feed.
+//!
+//! What processes share while they work: claims, cards, stops. Versions rather than locks, so that a process that dies
+//! leaves nothing behind. What a job did never lives here alone: that belongs to the event log.
 
 use std::time::Duration;
 

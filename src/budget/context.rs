@@ -24,7 +24,7 @@ pub struct CallContext {
     pub instance: InstanceId,
     /// Attempt of the task, from 1.
     pub attempt: u32,
-    /// Fencing token of the claim; differs between any two claims of the task.
+    /// Number of the claim; differs between any two claims of the attempt.
     pub claim: u64,
     /// Every scope the calls fall in.
     pub scopes: Vec<Scope>,

@@ -125,6 +125,8 @@ pub struct ModelPrice {
     pub thinking: Option<Thinking>,
     /// Whether `tool_choice` may force a tool; `None` when the provider does not say.
     pub forced_tool_choice: Option<bool>,
+    /// The day on which the price was read from its source, as `2026-10-08`.
+    pub as_of: String,
 }
 
 impl ModelPrice {
@@ -202,6 +204,12 @@ impl PriceTable {
     /// Names of all known models, ascending.
     pub fn models(&self) -> impl Iterator<Item = &str> {
         self.models.keys().map(String::as_str)
+    }
+
+    /// The day of the oldest price in the table, as `2026-10-08`; empty for an empty table.
+    #[must_use]
+    pub fn as_of(&self) -> &str {
+        self.models.values().map(|model| model.as_of.as_str()).min().unwrap_or_default()
     }
 
     /// The most that a call can cost: every byte a token, every token at the dearest price it can have.

@@ -1,4 +1,7 @@
 //! The guard's promises: whatever happens to it, the ledger ends with the truth or with the dearest guess.
+//!
+//! A ledger in memory that loses answers and goes away on demand stands in for the stores. Each case ends by reading the
+//! ledger, for what the guard itself believes proves nothing.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,7 @@
 //! The grammar of the command line.
+//!
+//! Names and help texts only: checks that need more than one argument belong to the commands, so that all front
+//! ends share them.
 
 use std::path::PathBuf;
 
@@ -29,8 +32,160 @@ pub(super) struct Common {
 pub(super) enum Command {
     /// Turn a proposal into a directory of working files.
     Run(RunArgs),
+    /// Record a job for a serving coordinator and its workers, and print its id.
+    Submit(SubmitArgs),
     /// Go on with a job that was interrupted, ran out of money or failed.
     Resume(ResumeArgs),
+    /// List the jobs of this data directory, newest first.
+    List(ListArgs),
+    /// Show how far a job is, what runs, and what it has cost.
+    Status(JobArgs),
+    /// Print everything that happened to a job.
+    Events(EventsArgs),
+    /// Watch a job that another process runs; ends with it, and with its exit code.
+    Watch(JobArgs),
+    /// Stop a job for good; what is finished stays.
+    Cancel(CancelArgs),
+    /// Start no new task of a job until it is resumed.
+    Pause(NamedJob),
+    /// Accept the plan of a job that waits for approval.
+    Approve(NamedJob),
+    /// Give a task that ran out of attempts new ones.
+    Retry(RetryArgs),
+    /// Show and change budgets.
+    #[command(subcommand)]
+    Budget(BudgetCommand),
+    /// Check everything a run needs, with a remedy for what is missing.
+    Doctor(DoctorArgs),
+    /// Show and check the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// List the models that have a price; no other is ever called.
+    Models(JsonArg),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct JsonArg {
+    /// Print JSON: snake_case keys, money in micro-dollars, times as RFC 3339.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct ListArgs {
+    /// Show all jobs, not only the newest 20.
+    #[arg(long)]
+    pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) output: JsonArg,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct JobArgs {
+    /// The job's id or a unique beginning of it; the newest job if not given.
+    pub(super) job: Option<String>,
+    #[command(flatten)]
+    pub(super) output: JsonArg,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct NamedJob {
+    /// The job's id or a unique beginning of it.
+    pub(super) job: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct EventsArgs {
+    #[command(flatten)]
+    pub(super) job: JobArgs,
+    /// Go on until the job has ended.
+    #[arg(long, short)]
+    pub(super) follow: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct CancelArgs {
+    #[command(flatten)]
+    pub(super) job: NamedJob,
+    /// Why, for the record.
+    #[arg(long, value_name = "TEXT", default_value = "cancelled from the command line")]
+    pub(super) reason: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct RetryArgs {
+    #[command(flatten)]
+    pub(super) job: NamedJob,
+    /// The task, as `codeswarm status` names it, for example file/api/server.
+    pub(super) task: String,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum BudgetCommand {
+    /// Show limits and spending, of everything or of one job.
+    Show(JobArgs),
+    /// Raise the limit of a job by an amount.
+    TopUp(AmountArgs),
+    /// Set the limit of a job.
+    Set(AmountArgs),
+    /// Refuse every new call and cut running ones off, of one job or of all.
+    Freeze(FreezeArgs),
+    /// Allow calls again.
+    Thaw(FreezeArgs),
+    /// Print the ledger, oldest entry first.
+    Entries(EntriesArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct AmountArgs {
+    #[command(flatten)]
+    pub(super) job: NamedJob,
+    /// US dollars, for example 5 or 0.25.
+    #[arg(value_name = "USD", allow_hyphen_values = true)]
+    pub(super) amount: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct FreezeArgs {
+    /// The job's id or a unique beginning of it; everything if not given.
+    pub(super) job: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct EntriesArgs {
+    /// The job's id or a unique beginning of it; all jobs if not given.
+    pub(super) job: Option<String>,
+    /// Show only the newest N entries.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) limit: u32,
+    #[command(flatten)]
+    pub(super) output: JsonArg,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct DoctorArgs {
+    /// Check for a run with these recorded replies instead of a live model.
+    #[arg(long, value_name = "FILE", env = "CODESWARM_REPLAY")]
+    pub(super) replay: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) output: JsonArg,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Print every setting.
+    Show(ConfigShowArgs),
+    /// Say whether the configuration can be used.
+    Check,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct ConfigShowArgs {
+    /// Say where each value comes from.
+    #[arg(long)]
+    pub(super) origin: bool,
+    #[command(flatten)]
+    pub(super) output: JsonArg,
 }
 
 /// How replies are obtained and how much is done at once; shared by `run` and `resume`.
@@ -56,8 +211,9 @@ pub(super) struct FleetArgs {
     pub(super) json: bool,
 }
 
+/// What a job is made of; shared by `run` and `submit`.
 #[derive(Debug, Clone, Args)]
-pub(super) struct RunArgs {
+pub(super) struct ProposalArgs {
     /// The proposal, a text file (Markdown is fine).
     pub(super) proposal: PathBuf,
     /// Budget in US dollars, for example 5 or 0.25.
@@ -72,13 +228,31 @@ pub(super) struct RunArgs {
     /// Do not ask before the paid work begins.
     #[arg(long, short)]
     pub(super) yes: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) job: ProposalArgs,
     #[command(flatten)]
     pub(super) fleet: FleetArgs,
 }
 
 #[derive(Debug, Clone, Args)]
+pub(super) struct SubmitArgs {
+    #[command(flatten)]
+    pub(super) job: ProposalArgs,
+    /// The recorded replies that the workers answer from; they have to be started with the same.
+    #[arg(long, value_name = "FILE", env = "CODESWARM_REPLAY")]
+    pub(super) replay: Option<PathBuf>,
+    /// Print the job as JSON on standard output.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
 pub(super) struct ResumeArgs {
-    /// The job; the newest unfinished one if not given.
+    /// The job's id or a unique beginning of it; the newest unfinished job if not given.
     pub(super) job: Option<String>,
     /// Do not ask before the paid work begins.
     #[arg(long, short)]

@@ -1,4 +1,6 @@
 //! Live bars: one per feature, and one line of totals with money and time.
+//!
+//! They show the fold and nothing else, and must never be drawn where nobody sees them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::live::Watched;
 use super::screen::printable;
+use super::words::{clock, money};
 use crate::clock::Timestamp;
 use crate::job::{FeatureRollup, JobStatus};
 use crate::protocol::FeatureId;
@@ -14,11 +17,15 @@ use crate::protocol::FeatureId;
 /// More features than this share one bar: a screen has only so many lines.
 const MAX_BARS: usize = 15;
 
+/// Terminals with fewer columns get shorter names and bars.
+const NARROW: u16 = 72;
+
 /// The bars of one job.
 pub(super) struct Bars {
     all: MultiProgress,
     total: ProgressBar,
     features: BTreeMap<FeatureId, ProgressBar>,
+    feature_style: ProgressStyle,
     started: Option<Timestamp>,
     done_at_start: u32,
 }
@@ -27,10 +34,16 @@ impl Bars {
     pub(super) fn new(watched: &Watched) -> Self {
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8));
         let total = all.add(ProgressBar::new(1));
-        total.set_style(style("{spinner} {bar:24} {pos}/{len} {wide_msg}"));
+        let is_narrow = console::Term::stderr().size().1 < NARROW;
+        let (whole, feature) = if is_narrow {
+            ("{spinner} {bar:10} {pos}/{len} {wide_msg}", "  {prefix:12!} {bar:10} {pos:>3}/{len:3} {wide_msg}")
+        } else {
+            ("{spinner} {bar:24} {pos}/{len} {wide_msg}", "  {prefix:20!} {bar:24} {pos:>3}/{len:3} {wide_msg}")
+        };
+        total.set_style(style(whole));
         total.enable_steady_tick(Duration::from_millis(125));
         let done_at_start = watched.job.totals().all.succeeded;
-        Self { all, total, features: BTreeMap::new(), started: None, done_at_start }
+        Self { all, total, features: BTreeMap::new(), feature_style: style(feature), started: None, done_at_start }
     }
 
     /// Prints a line above the bars.
@@ -57,7 +70,7 @@ impl Bars {
             for feature in &features {
                 let bar = self.features.entry(feature.spec.id.clone()).or_insert_with(|| {
                     let bar = self.all.insert_before(&self.total, ProgressBar::new(1));
-                    bar.set_style(style("  {prefix:20!} {bar:24} {pos:>3}/{len:3} {wide_msg}"));
+                    bar.set_style(self.feature_style.clone());
                     bar.set_prefix(printable(feature.spec.id.as_str()));
                     bar
                 });
@@ -76,7 +89,7 @@ impl Bars {
             JobStatus::Paused => "paused, ",
             _ => "",
         };
-        let spent = job.cost();
+        let spent = money(job.cost());
         let left = self.time_left(totals.succeeded, totals.total, now.since(started));
         self.total.set_message(format!(
             "{doing}{running} running, {spent} of {}, {}{left}",
@@ -112,11 +125,4 @@ fn note(feature: &FeatureRollup<'_>) -> String {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
-}
-
-/// `m:ss` or `h:mm:ss`.
-pub(super) fn clock(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let (hours, minutes, rest) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
-    if hours > 0 { format!("{hours}:{minutes:02}:{rest:02}") } else { format!("{minutes}:{rest:02}") }
 }

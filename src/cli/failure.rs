@@ -1,4 +1,6 @@
 //! Exit codes, and failures with the three parts a person needs: what, why, what now.
+//!
+//! Scripts rely on the codes, so neither an exit code nor an error code may ever change its meaning.
 
 use std::process::ExitCode;
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 use super::Failure;
 use super::bars::Bars;
 use super::screen::Screen;
+use super::story::describe;
 use crate::backend::Backend;
 use crate::clock::Timestamp;
 use crate::coordinator::CoordinatorError;
 use crate::job::{Job, JobStatus};
-use crate::protocol::{Event, JobId, JobOutcome, MicroUsd, Origin, RecordedEvent, TaskKind};
+use crate::protocol::{Event, JobId, MicroUsd, Origin, RecordedEvent};
 
 /// Events read at once.
 const PAGE: usize = 1_000;
@@ -28,30 +29,41 @@ pub(super) struct Watched {
     estimate: MicroUsd,
     active_ms: u64,
     active_since: Option<Timestamp>,
+    topped_up: bool,
 }
 
 impl Watched {
-    /// Folds the whole log of `id`.
-    pub(super) async fn load(backend: &Backend, id: &JobId) -> Result<Self, Failure> {
-        let mut watched = Self {
-            job: Job::new(id.clone()),
+    /// Nothing folded yet.
+    pub(super) const fn empty(job: Job) -> Self {
+        Self {
+            job,
             seq: 0,
             limit: MicroUsd::ZERO,
             estimate: MicroUsd::ZERO,
             active_ms: 0,
             active_since: None,
-        };
-        watched.refresh(backend).await?;
+            topped_up: false,
+        }
+    }
+
+    /// Folds the whole log of `id`.
+    pub(super) async fn load(backend: &Backend, id: &JobId) -> Result<Self, Failure> {
+        let mut watched = Self::empty(Job::new(id.clone()));
+        watched.refresh(backend, |_, _| ()).await?;
         Ok(watched)
     }
 
-    /// Folds what is new and answers it.
-    pub(super) async fn refresh(&mut self, backend: &Backend) -> Result<Vec<RecordedEvent>, Failure> {
-        let mut news = Vec::new();
+    /// Folds what is new and shows each event to `each` together with the job as of that event; true when there was any.
+    pub(super) async fn refresh(
+        &mut self,
+        backend: &Backend,
+        mut each: impl FnMut(&Self, &RecordedEvent),
+    ) -> Result<bool, Failure> {
+        let before = self.seq;
         loop {
             let page = backend.events.read(self.job.id(), self.seq, PAGE).await?;
             if page.is_empty() {
-                return Ok(news);
+                return Ok(self.seq > before);
             }
             for recorded in page {
                 self.job.apply(&recorded.event, recorded.at).map_err(|source| CoordinatorError::Log {
@@ -63,11 +75,15 @@ impl Watched {
                 self.count_time(&recorded);
                 match &recorded.event {
                     Event::JobSubmitted { budget, .. } => self.limit = *budget,
-                    Event::BudgetChanged { limit } => self.limit = *limit,
+                    Event::BudgetChanged { limit } => {
+                        self.topped_up = *limit > self.limit;
+                        self.limit = *limit;
+                    }
+                    Event::JobEnded { .. } => self.topped_up = false,
                     Event::ApprovalRequested { estimate } => self.estimate = *estimate,
                     _ => {}
                 }
-                news.push(recorded);
+                each(self, &recorded);
             }
         }
     }
@@ -102,12 +118,20 @@ impl Watched {
         self.job.submission().map(|submission| &submission.origin)
     }
 
-    /// Says so when nothing is left to do.
-    pub(super) fn finished(&self) -> Option<&'static str> {
-        match self.job.status() {
-            JobStatus::Ended(JobOutcome::Completed) => Some("completed"),
-            _ => None,
-        }
+    /// True when the job has ended and everything that followed from its end is recorded.
+    pub(super) fn is_settled(&self) -> bool {
+        let ended = matches!(self.job.status(), JobStatus::Ended(_));
+        ended && self.job.in_flight().len() == 0 && self.job.uncommitted().is_empty()
+    }
+
+    /// True when the budget was raised after the last end.
+    pub(super) const fn is_topped_up(&self) -> bool {
+        self.topped_up
+    }
+
+    /// Sequence of the newest event that was folded.
+    pub(super) const fn seq(&self) -> u64 {
+        self.seq
     }
 }
 
@@ -117,57 +141,67 @@ pub(super) struct Live<'a> {
     backend: &'a Backend,
     watched: Watched,
     bars: Option<Bars>,
+    lines: Lines,
+}
+
+/// Where plain lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lines {
+    /// To standard error: they accompany a command that does something else.
+    Notes,
+    /// To standard output: they are what was asked for.
+    Results,
 }
 
 impl<'a> Live<'a> {
     /// Starts watching; what has happened before is shown as a state, not as a story.
-    pub(super) async fn new(screen: &'a Screen, backend: &'a Backend, id: &JobId) -> Result<Self, Failure> {
+    pub(super) async fn new(
+        screen: &'a Screen,
+        backend: &'a Backend,
+        id: &JobId,
+        lines: Lines,
+    ) -> Result<Self, Failure> {
         let watched = Watched::load(backend, id).await?;
-        let bars = screen.live.then(|| Bars::new(&watched));
-        Ok(Self { screen, backend, watched, bars })
+        let drawn = screen.live && (lines == Lines::Notes || screen.terminal);
+        let bars = drawn.then(|| Bars::new(&watched));
+        Ok(Self { screen, backend, watched, bars, lines })
     }
 
     pub(super) const fn watched(&self) -> &Watched {
         &self.watched
     }
 
-    /// Waits for news for a moment and shows them. Cancel-safe: what was not shown is read again.
-    pub(super) async fn follow(&mut self) -> Result<(), Failure> {
+    /// Waits for news for a moment and shows them; false when there were none. Cancel-safe: what was not shown is read
+    /// again.
+    pub(super) async fn follow(&mut self) -> Result<bool, Failure> {
         self.backend.events.wait(self.watched.job.id(), self.watched.seq, REDRAW).await?;
         self.catch_up().await
     }
 
-    /// Shows what has been logged so far.
-    pub(super) async fn catch_up(&mut self) -> Result<(), Failure> {
-        let news = self.watched.refresh(self.backend).await?;
-        for recorded in &news {
-            if let Some(line) = describe(&self.watched, recorded) {
-                match &self.bars {
-                    Some(bars) if is_remarkable(&recorded.event) => bars.say(&line),
-                    Some(_) => {}
-                    None => self.screen.note(&line),
+    /// Shows what has been logged so far; false when that is nothing new.
+    pub(super) async fn catch_up(&mut self) -> Result<bool, Failure> {
+        let Self { screen, backend, watched, bars, lines } = self;
+        let news = watched
+            .refresh(backend, |watched, recorded| {
+                let shown = bars.is_none() || is_remarkable(&recorded.event);
+                if let Some(line) = describe(watched, recorded).filter(|_| shown) {
+                    print(screen, bars.as_ref(), *lines, &line);
                 }
-            }
+            })
+            .await?;
+        if let Some(bars) = bars {
+            bars.update(watched, backend.clock.now());
         }
-        if let Some(bars) = &mut self.bars {
-            bars.update(&self.watched, self.backend.clock.now());
-        }
-        Ok(())
+        Ok(news)
     }
 
     /// Shows a line of the program's own.
     pub(super) fn say(&self, line: &str) {
-        match &self.bars {
-            Some(bars) => bars.say(line),
-            None => self.screen.note(line),
-        }
+        print(self.screen, self.bars.as_ref(), self.lines, line);
     }
 
-    /// Runs `question` with the bars out of the way, on a thread that may block.
-    pub(super) async fn suspended<Q: Future<Output = Result<bool, Failure>>>(
-        &self,
-        question: impl FnOnce() -> Q,
-    ) -> Result<bool, Failure> {
+    /// Runs `question` with the bars out of the way.
+    pub(super) async fn suspended<T, Q: Future<Output = T>>(&self, question: impl FnOnce() -> Q) -> T {
         if let Some(bars) = &self.bars {
             bars.hide();
         }
@@ -186,6 +220,14 @@ impl<'a> Live<'a> {
     }
 }
 
+fn print(screen: &Screen, bars: Option<&Bars>, lines: Lines, line: &str) {
+    match (bars, lines) {
+        (Some(bars), _) => bars.say(line),
+        (None, Lines::Notes) => screen.note(line),
+        (None, Lines::Results) => screen.result(line),
+    }
+}
+
 /// Worth a line even above bars.
 const fn is_remarkable(event: &Event) -> bool {
     matches!(
@@ -199,57 +241,4 @@ const fn is_remarkable(event: &Event) -> bool {
             | Event::JobPaused
             | Event::JobResumed
     )
-}
-
-/// One line for an event; `None` for those that only matter to machines.
-pub(super) fn describe(watched: &Watched, recorded: &RecordedEvent) -> Option<String> {
-    let job = &watched.job;
-    Some(match &recorded.event {
-        Event::JobSubmitted { name, .. } => format!("submitted: {name}"),
-        Event::TaskDispatched { .. } | Event::JobEnded { .. } => return None,
-        Event::TaskSucceeded { task, cost, duration_ms, .. } => {
-            let task = job.task(task)?;
-            let files = job.totals().files;
-            let took = format!("{cost}, {:.1} s, {}", seconds(*duration_ms), task.agent);
-            match &task.kind {
-                TaskKind::File { path, .. } => format!("[{}/{}] {path} ({took})", files.succeeded, files.total),
-                TaskKind::FeaturePlan { feature, .. } => format!("planned feature {feature} ({took})"),
-                TaskKind::Plan { .. } => format!("planned the job ({took})"),
-            }
-        }
-        Event::TaskFailed { task, attempt, failure, retry_at, .. } => {
-            let next = if retry_at.is_some() { "will be tried again" } else { "is not tried again for now" };
-            format!("{task} attempt {attempt} failed, {next}: [{}] {}", failure.code, first_line(&failure.message))
-        }
-        Event::TaskDead { task, reason } => format!("gave up on {task}: {}", first_line(reason)),
-        Event::TaskSkipped { task, because } => format!("skipped {task}: it needs {because}"),
-        Event::TaskRevived { task } => format!("{task} gets new attempts"),
-        Event::PlanAccepted { plan, .. } => {
-            let files: usize = plan.features.iter().map(|feature| feature.files.len()).sum();
-            format!("plan: {} features, {files} files: {}", plan.features.len(), plan.summary)
-        }
-        Event::FeaturePlanned { feature, plan } => format!("feature {feature}: {} tasks", plan.tasks.len()),
-        Event::ApprovalRequested { estimate } => {
-            format!("the plan waits for approval; the rest will cost about {estimate}")
-        }
-        Event::PlanApproved => "plan approved".into(),
-        Event::FeatureCommitted { feature, files, complete, .. } => {
-            let kind = if *complete { "complete" } else { "partial" };
-            format!("wrote feature {feature}: {files} files ({kind})")
-        }
-        Event::BudgetWarning { spent, limit } => format!("warning: {spent} of the budget of {limit} is spent"),
-        Event::BudgetChanged { limit } => format!("the budget is {limit} now"),
-        Event::JobPaused => "paused".into(),
-        Event::JobResumed => "resumed".into(),
-    })
-}
-
-/// Milliseconds as seconds, for display.
-#[allow(clippy::cast_precision_loss)] // display only
-pub(super) fn seconds(milliseconds: u64) -> f64 {
-    milliseconds as f64 / 1_000.0
-}
-
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().chars().take(300).collect()
 }

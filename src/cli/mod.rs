@@ -1,19 +1,34 @@
 //! The command line: what people type, what they read back, and the exit codes scripts rely on.
 //!
 //! Commands read the stores and send commands; they decide nothing about jobs. Everything a person reads goes through
-//! [`screen`], so that colour and bars appear on terminals only and a closed pipe ends a program quietly. Secrets
+//! `screen`, so that colour and bars appear on terminals only and a closed pipe ends a program quietly. Secrets
 //! never reach this room's output.
 
 mod apart;
 mod args;
 mod bars;
+mod budget;
+mod configuration;
+mod control;
+mod doctor;
+mod events;
 mod failure;
+mod interrupts;
+mod jobs;
+mod json;
+mod list;
 mod live;
 mod opened;
 mod plan;
 mod run;
 mod screen;
+mod status;
+mod story;
+mod submit;
 mod summary;
+mod table;
+mod watch;
+mod words;
 mod worker;
 
 use std::process::ExitCode;
@@ -56,8 +71,22 @@ fn run_to_exit(screen: &Screen, program: impl Future<Output = Result<Exit, Failu
 }
 
 async fn dispatch(screen: &Screen, cli: Cli) -> Result<Exit, Failure> {
+    let common = &cli.common;
     match cli.command {
-        Command::Run(args) => run::run(screen, &cli.common, args).await,
-        Command::Resume(args) => run::resume(screen, &cli.common, args).await,
+        Command::Run(args) => run::run(screen, common, args).await,
+        Command::Submit(args) => submit::submit(screen, common, args).await,
+        Command::Resume(args) => run::resume(screen, common, args).await,
+        Command::List(args) => list::run(screen, common, args).await,
+        Command::Status(args) => status::run(screen, common, args).await,
+        Command::Events(args) => events::run(screen, common, args).await,
+        Command::Watch(args) => watch::run(screen, common, args).await,
+        Command::Cancel(args) => control::cancel(screen, common, args).await,
+        Command::Pause(args) => control::pause(screen, common, args).await,
+        Command::Approve(args) => control::approve(screen, common, args).await,
+        Command::Retry(args) => control::retry(screen, common, args).await,
+        Command::Budget(command) => budget::run(screen, common, command).await,
+        Command::Doctor(args) => doctor::run(screen, common, args).await,
+        Command::Config(command) => configuration::run(screen, common, command),
+        Command::Models(args) => configuration::models(screen, &args),
     }
 }

@@ -1,4 +1,6 @@
 //! Settings and stores as a command needs them.
+//!
+//! Commands that only read never create a directory and never change a limit; that is decided here, once.
 
 use std::path::PathBuf;
 
@@ -7,11 +9,11 @@ use tracing_subscriber::EnvFilter;
 use super::Failure;
 use super::args::{Common, FleetArgs};
 use crate::backend::embedded::{self, Durability};
-use crate::backend::{Adjustment, Backend, JobEntry, Scope};
+use crate::backend::{Adjustment, Backend, Scope};
 use crate::clock::Clock;
 use crate::config::{Environment, Layers, Loaded, LogSettings};
 use crate::fleet::Replay;
-use crate::protocol::{InstanceId, JobId, MicroUsd};
+use crate::protocol::{InstanceId, MicroUsd};
 
 /// Reads the configuration with the flags of a command.
 pub(super) fn settings(common: &Common, flags: Vec<(&'static str, &'static str, String)>) -> Result<Loaded, Failure> {
@@ -49,12 +51,9 @@ pub(super) fn start_logs(settings: &LogSettings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Opens the stores, creating them if need be.
+/// Opens the stores for a process that works, creating them if need be, and applies the limits of the configuration.
 pub(super) async fn open(common: &Common, loaded: &Loaded, role: &str) -> Result<(Backend, InstanceId), Failure> {
-    let instance = InstanceId::fresh(role);
-    let durability =
-        if loaded.settings.storage.durability == "process" { Durability::Process } else { Durability::Full };
-    let backend = embedded::open(&common.data, &instance, durability, Clock::system()).await?;
+    let (backend, instance) = enter(common, loaded, role).await?;
     if let Ok(limit) = loaded.settings.budget.account_limit_usd.parse::<MicroUsd>() {
         let present = backend.ledger.balance(&Scope::Account).await?;
         if present.limit != Some(limit) {
@@ -65,50 +64,30 @@ pub(super) async fn open(common: &Common, loaded: &Loaded, role: &str) -> Result
     Ok((backend, instance))
 }
 
-/// Opens stores that must exist already, for commands that only make sense then.
-pub(super) async fn open_existing(
-    common: &Common,
-    loaded: &Loaded,
-    role: &str,
-) -> Result<(Backend, InstanceId), Failure> {
-    if !common.data.is_dir() {
-        let what = format!("there is no data directory {}", common.data.display());
-        return Err(Failure::error(
-            "CS-CLI-011",
-            what,
-            "run the command where the job was started, or name the directory with --data",
-        ));
+/// Opens stores that must exist already, for commands that only make sense then. Changes nothing in them.
+pub(super) async fn open_existing(common: &Common, role: &str) -> Result<(Backend, InstanceId), Failure> {
+    let loaded = settings(common, Vec::new())?;
+    start_logs(&loaded.settings.log)?;
+    if !embedded::exists(&common.data) {
+        return Err(no_data(common));
     }
-    open(common, loaded, role).await
+    enter(common, &loaded, role).await
 }
 
-/// Finds a job by its id or a unique beginning of it; without one, the newest that `wanted` accepts.
-pub(super) async fn find_job(backend: &Backend, given: Option<&str>) -> Result<JobEntry, Failure> {
-    let mut jobs = backend.events.jobs().await?;
-    let Some(given) = given else {
-        return jobs.pop().ok_or_else(|| {
-            Failure::error(
-                "CS-CLI-012",
-                "there is no job in this data directory",
-                "start one with `codeswarm run PROPOSAL`",
-            )
-        });
-    };
-    let mut matching = jobs.into_iter().filter(|entry| entry.job.as_str().starts_with(given));
-    match (matching.next(), matching.next()) {
-        (Some(entry), None) => Ok(entry),
-        (Some(_), Some(_)) => {
-            let what = format!("more than one job begins with {given:?}");
-            Err(Failure::usage("CS-CLI-013", what, "type more of the id; `codeswarm list` shows all"))
-        }
-        (None, _) => {
-            let what = format!("there is no job {given:?} in this data directory");
-            Err(Failure::usage("CS-CLI-014", what, "`codeswarm list` shows the jobs there are"))
-        }
-    }
+/// There is nothing to read.
+pub(super) fn no_data(common: &Common) -> Failure {
+    Failure::error(
+        "CS-CLI-011",
+        format!("there are no jobs in {}: it is no data directory", common.data.display()),
+        "run the command where the job was started, name its directory with --data, or start a job with `codeswarm run \
+         PROPOSAL`",
+    )
 }
 
-/// Finds the newest job that is worth resuming if none is named.
-pub(super) async fn find_resumable(backend: &Backend, given: Option<&str>) -> Result<JobId, Failure> {
-    find_job(backend, given).await.map(|entry| entry.job)
+async fn enter(common: &Common, loaded: &Loaded, role: &str) -> Result<(Backend, InstanceId), Failure> {
+    let instance = InstanceId::fresh(role);
+    let durability =
+        if loaded.settings.storage.durability == "process" { Durability::Process } else { Durability::Full };
+    let backend = embedded::open(&common.data, &instance, durability, Clock::system()).await?;
+    Ok((backend, instance))
 }

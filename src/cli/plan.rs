@@ -1,34 +1,84 @@
 //! Showing the plan and asking for approval.
+//!
+//! Anything but a clear yes spends nothing, and a question that nobody can answer is never taken for a no.
 
 use std::io::BufRead;
+use std::time::Duration;
 
 use super::Failure;
+use super::interrupts::Interrupts;
 use super::live::Watched;
 use super::screen::Screen;
+use super::table::{Fit, Table, hang};
+use super::words::money;
+use crate::backend::Backend;
+use crate::job::JobStatus;
+use crate::protocol::FeatureId;
 
-/// Shows the plan with its expected cost and asks. Anything but yes means no.
-pub(super) async fn ask(screen: &Screen, watched: &Watched) -> Result<bool, Failure> {
+/// Longest wait for an event before asking again.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// What came of the question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Accepted.
+    Yes,
+    /// Refused: anything that is not yes.
+    No,
+    /// Nobody can be asked here, or whoever was asked left. The plan keeps waiting.
+    Nobody,
+    /// Somebody has answered from another process meanwhile.
+    Elsewhere,
+}
+
+/// Shows the plan with its expected cost and asks.
+pub(super) async fn ask(
+    screen: &Screen,
+    backend: &Backend,
+    watched: &Watched,
+    interrupts: &mut Interrupts,
+) -> Result<Answer, Failure> {
     screen.note(&render(screen, watched));
     if !screen.interactive {
-        return Ok(false);
+        return Ok(Answer::Nobody);
     }
     screen.note("Start the work? [y/N]");
-    let answer = tokio::task::spawn_blocking(|| {
+    tokio::select! {
+        answer = read_line() => answer,
+        () = interrupts.next() => Ok(Answer::Nobody),
+        decided = decided_elsewhere(backend, watched) => decided.map(|()| Answer::Elsewhere),
+    }
+}
+
+/// Reads the answer on a thread of its own: it may block for ever, and the process ends all the same.
+async fn read_line() -> Result<Answer, Failure> {
+    let read = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
         std::io::stdin().lock().read_line(&mut line).map(|_| line)
     });
-    match answer.await {
-        Ok(Ok(line)) => Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes")),
-        Ok(Err(error)) => Err(Failure::error(
-            "CS-CLI-006",
-            format!("cannot read the answer: {error}"),
-            "add --yes to accept the plan",
-        )),
-        Err(error) => Err(Failure::error(
-            "CS-CLI-006",
-            format!("cannot read the answer: {error}"),
-            "add --yes to accept the plan",
-        )),
+    let line = read.await.map_err(|error| error.to_string()).and_then(|read| read.map_err(|error| error.to_string()));
+    match line {
+        Ok(line) if line.is_empty() => Ok(Answer::Nobody),
+        Ok(line) if matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes") => Ok(Answer::Yes),
+        Ok(_) => Ok(Answer::No),
+        Err(error) => {
+            let what = format!("cannot read the answer: {error}");
+            Err(Failure::error("CS-CLI-006", what, "add --yes to accept the plan"))
+        }
+    }
+}
+
+/// Waits until the job no longer waits for approval.
+async fn decided_elsewhere(backend: &Backend, watched: &Watched) -> Result<(), Failure> {
+    let id = watched.job.id();
+    let mut seen = watched.seq();
+    loop {
+        backend.events.wait(id, seen, WAIT).await?;
+        let now = Watched::load(backend, id).await?;
+        if now.job.status() != JobStatus::AwaitingApproval {
+            return Ok(());
+        }
+        seen = now.seq();
     }
 }
 
@@ -37,28 +87,28 @@ pub(super) fn render(screen: &Screen, watched: &Watched) -> String {
     let job = &watched.job;
     let mut text = String::new();
     if let Some(plan) = job.plan() {
-        text.push_str(&format!("\n{}\n{}\n", screen.bold(&plan.name), plan.summary));
+        text.push_str(&format!("\n{}\n{}\n", screen.bold(&plan.name), hang(&plan.summary, 0, screen.width)));
         for feature in &plan.features {
-            let needs: Vec<&str> =
-                feature.depends_on.iter().map(super::super::protocol::ids::FeatureId::as_str).collect();
+            let needs: Vec<&str> = feature.depends_on.iter().map(FeatureId::as_str).collect();
             let after = if needs.is_empty() { String::new() } else { format!(", after {}", needs.join(", ")) };
             text.push_str(&format!("\n{} ({}{after})\n", screen.bold(feature.id.as_str()), feature.priority.as_str()));
+            let mut files = Table::new(&[("file", Fit::Shrink), ("agent", Fit::Left), ("task", Fit::Shrink)]);
             for task in job.feature_tasks(&feature.id) {
-                text.push_str(&format!(
-                    "  {:<40} {:<12} {}\n",
-                    task.path().unwrap_or_default(),
-                    task.agent,
-                    task.title
-                ));
+                files.row([task.path().unwrap_or_default().to_owned(), task.agent.to_string(), task.title.clone()]);
             }
+            text.push_str(&files.render(screen.width));
+            text.push('\n');
         }
     }
-    let estimate = watched.estimate();
-    let spent = job.cost();
-    text.push_str(&format!("\nSpent on planning: {spent}. Expected for the rest: about {estimate}. "));
-    text.push_str(&format!("Never more than the budget: {}.\n", watched.limit()));
-    if spent.saturating_add(estimate) > watched.limit() {
-        text.push_str("The budget will probably not suffice for all files; what is finished is kept, and the job can be topped up.\n");
+    let (spent, estimate, limit) = (job.cost(), watched.estimate(), watched.limit());
+    let mut cost = format!("Planning has cost {}. ", money(spent));
+    cost.push_str(&format!("The files are expected to cost about {} more. ", money(estimate)));
+    cost.push_str(&format!("In all, never more than the budget of {limit}."));
+    text.push_str(&format!("\n{}\n", hang(&cost, 0, screen.width)));
+    if spent.saturating_add(estimate) > limit {
+        let warning = "The budget will probably not suffice for all files. What is finished is kept, and the job can be \
+                       topped up and resumed.";
+        text.push_str(&format!("{}\n", hang(warning, 0, screen.width)));
     }
     text
 }

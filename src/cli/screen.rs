@@ -15,6 +15,10 @@ pub(super) struct Screen {
     pub live: bool,
     /// Standard input and standard error are terminals: questions can be asked.
     pub interactive: bool,
+    /// Standard output is a terminal.
+    pub terminal: bool,
+    /// Places per line of standard output; none when it is not a terminal.
+    pub width: Option<usize>,
     colour: bool,
 }
 
@@ -25,8 +29,10 @@ impl Screen {
         let environment = Environment::of_process();
         let dumb = environment.get("TERM") == Some("dumb");
         let live = std::io::stderr().is_terminal() && !dumb;
+        let terminal = std::io::stdout().is_terminal();
         let no_colour = environment.get("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { live, interactive: live && std::io::stdin().is_terminal(), colour: live && !no_colour }
+        let interactive = live && std::io::stdin().is_terminal();
+        Self { live, interactive, terminal, width: width(&environment), colour: live && !no_colour }
     }
 
     /// A result: one or more lines to standard output.
@@ -54,11 +60,17 @@ impl Screen {
         }
     }
 
-    /// `text` in bold on a terminal.
+    /// `text` in bold, if standard output and standard error are terminals.
     #[must_use]
     pub(super) fn bold(&self, text: &str) -> String {
-        if self.colour { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text.to_owned() }
+        if self.colour && self.terminal { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text.to_owned() }
     }
+}
+
+/// What `COLUMNS` says, else what the terminal says.
+fn width(environment: &Environment) -> Option<usize> {
+    let asked = environment.get("COLUMNS").and_then(|text| text.parse().ok()).filter(|columns| *columns > 0);
+    asked.or_else(|| console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns)))
 }
 
 fn write_line(output: &mut dyn Write, text: &str) -> std::io::Result<()> {

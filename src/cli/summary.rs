@@ -1,13 +1,21 @@
 //! What a job came to: files, money, time, and what is missing.
+//!
+//! Costs come from the ledger, which knows of calls that never reported; the rest is the fold of the log.
 
 use serde_json::json;
 
-use super::live::{Watched, seconds};
+use super::live::Watched;
 use super::screen::Screen;
-use super::{Exit, Failure};
+use super::story::outcome_name;
+use super::table::facts;
+use super::words::{money, seconds};
+use super::{Exit, Failure, jobs};
 use crate::backend::{Backend, Balance, Scope};
-use crate::job::JobStatus;
-use crate::protocol::{JobOutcome, Origin};
+use crate::job::{JobStatus, TaskStatus};
+use crate::protocol::Origin;
+
+/// Most missing files that are named; `--json` names them all.
+const MOST_NAMES: usize = 12;
 
 /// The end of a job, or of a run that was interrupted.
 pub(super) struct Summary<'a> {
@@ -50,17 +58,16 @@ impl<'a> Summary<'a> {
 
     fn headline(&self) -> (&'static str, String) {
         match self.watched.job.status() {
-            JobStatus::Ended(outcome) => {
-                let name = match outcome {
-                    JobOutcome::Completed => "completed",
-                    JobOutcome::CompletedWithWarnings => "completed with warnings",
-                    JobOutcome::BudgetExhausted => "budget exhausted",
-                    JobOutcome::Failed => "failed",
-                    JobOutcome::Cancelled => "cancelled",
-                };
-                (name, self.watched.job.end().map(|(_, reason, _)| reason.to_owned()).unwrap_or_default())
+            JobStatus::Ended(outcome) => (
+                outcome_name(outcome),
+                self.watched.job.end().map(|(_, reason, _)| reason.to_owned()).unwrap_or_default(),
+            ),
+            JobStatus::AwaitingApproval => {
+                ("waiting for approval", "nothing more is paid before the plan is accepted".into())
             }
-            _ => ("interrupted", "the job goes on where it stopped when it is resumed".into()),
+            _ => {
+                ("interrupted", "it goes on where it stopped once it is resumed; nothing that was paid is lost".into())
+            }
         }
     }
 
@@ -68,50 +75,65 @@ impl<'a> Summary<'a> {
         let job = &self.watched.job;
         let (name, reason) = self.headline();
         let (done, all) = self.files();
-        let (sequential, active) = self.times_ms();
-        let mut lines =
-            vec![String::new(), format!("{} {}", screen.bold(&format!("Job {}", job.id())), screen.bold(name))];
+        let mut pairs: Vec<(&str, String)> = Vec::new();
         if !reason.is_empty() && name != "completed" {
-            lines.push(format!("  reason         {reason}"));
+            pairs.push(("reason", reason));
         }
         if let Some(submitted) = job.submission() {
-            lines.push(format!("  files          {done} of {all} in {}", submitted.settings.output));
+            let planned = if all == 0 { "none planned yet".into() } else { format!("{done} of {all}") };
+            pairs.push(("files", format!("{planned}, in {}", submitted.settings.output)));
         }
         let limit = self.balance.limit.unwrap_or(self.watched.limit());
-        lines.push(format!("  cost           {} of {limit}", self.balance.spent));
-        if active > 0 && sequential > 0 {
-            #[allow(clippy::cast_precision_loss)] // display only
-            let factor = sequential as f64 / active as f64;
-            lines.push(format!(
-                "  time           {:.1} s; one call after the other {:.1} s: {factor:.1} times as fast",
-                seconds(active),
-                seconds(sequential)
-            ));
-        }
+        pairs.push(("cost", format!("{} of {limit}", money(self.balance.spent))));
+        pairs.extend(self.time().map(|time| ("time", time)));
         let (path, _) = job.critical_path();
         if path.len() > 1 {
-            let shown: Vec<String> = path
-                .iter()
-                .map(|id| job.task(id).and_then(|task| task.path()).unwrap_or(id.as_str()).to_owned())
-                .collect();
-            lines.push(format!("  critical path  {}", shown.join(" > ")));
+            let name = |id| job.task(id).and_then(|task| task.path()).unwrap_or(id.as_str()).to_owned();
+            pairs.push(("critical path", path.iter().map(name).collect::<Vec<_>>().join(" > ")));
         }
-        for warning in job.warnings() {
-            lines.push(format!("  warning        {warning}"));
-        }
+        pairs.extend(listed(&self.missing()).map(|missing| ("missing", missing)));
+        pairs.extend(job.warnings().into_iter().map(|warning| ("warning", warning)));
         if let Some(Origin::Replay { path }) = self.watched.origin() {
-            lines.push(format!("  replies        recorded in {path}, not from a live model; costs are what the recording would have cost"));
+            let what = "recorded, not from a live model; the cost is what these calls would have cost";
+            pairs.push(("replies", format!("{what} ({path})")));
         }
         if !matches!(self.exit(), Exit::Done | Exit::Warnings) {
-            lines.push(format!("  next           {}", self.next_step()));
+            pairs.push(("next", self.next_step()));
         }
-        lines.join("\n")
+        let head = format!("Job {} {name}", job.id());
+        format!("\n{}\n{}", screen.bold(&head), facts(&pairs, screen.width))
+    }
+
+    /// Planned files that are not written, and features whose files are not planned.
+    fn missing(&self) -> Vec<String> {
+        let job = &self.watched.job;
+        let unplanned = job.features().filter(|feature| feature.planning != TaskStatus::Succeeded);
+        let unwritten = job.tasks().iter().filter(|task| task.status != TaskStatus::Succeeded);
+        let paths = unwritten.filter_map(|task| task.path()).map(str::to_owned);
+        paths.chain(unplanned.map(|feature| format!("feature {}", feature.spec.id))).collect()
+    }
+
+    fn time(&self) -> Option<String> {
+        let (sequential, active) = self.times_ms();
+        if active == 0 || sequential == 0 {
+            return None;
+        }
+        let took = format!("{:.1} s; the calls one after the other: {:.1} s", seconds(active), seconds(sequential));
+        if sequential <= active {
+            return Some(took);
+        }
+        #[allow(clippy::cast_precision_loss)] // display only
+        let factor = sequential as f64 / active as f64;
+        Some(format!("{took}, {factor:.1} times as long"))
     }
 
     fn next_step(&self) -> String {
         let id = self.watched.job.id();
         match self.exit() {
-            Exit::BudgetExhausted => format!("codeswarm budget top-up {id} USD && codeswarm resume {id}"),
+            _ if self.watched.job.status() == JobStatus::AwaitingApproval => {
+                format!("codeswarm approve {id}, then codeswarm resume {id}")
+            }
+            Exit::BudgetExhausted => jobs::after_exhaustion(self.watched),
             _ => format!("codeswarm resume {id}"),
         }
     }
@@ -128,6 +150,7 @@ impl<'a> Summary<'a> {
             "exit_code": self.exit() as u8,
             "output": job.submission().map(|submission| &submission.settings.output),
             "files": {"finished": done, "planned": all},
+            "missing": self.missing(),
             "cost_micro_usd": self.balance.spent,
             "budget_micro_usd": self.balance.limit,
             "active_ms": active,
@@ -136,5 +159,16 @@ impl<'a> Summary<'a> {
             "warnings": job.warnings(),
             "origin": self.watched.origin(),
         })
+    }
+}
+
+/// The first few names and the number of the others; `None` for none.
+fn listed(names: &[String]) -> Option<String> {
+    let (shown, others) = names.split_at(names.len().min(MOST_NAMES));
+    let text = shown.join(", ");
+    match others.len() {
+        0 if text.is_empty() => None,
+        0 => Some(text),
+        more => Some(format!("{text} and {more} more")),
     }
 }

@@ -1,17 +1,19 @@
 //! The programs that run one part of the fleet alone: a worker of one agent type, a coordinator.
+//!
+//! They only wire and wait; what they do is decided by the worker and coordinator rooms.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use tokio_util::sync::CancellationToken;
 
 use super::args::{Common, FleetArgs};
+use super::interrupts::Interrupts;
 use super::screen::Screen;
 use super::{Exit, Failure, opened, run_to_exit};
 use crate::config::Environment;
-use crate::fleet::{self, Parts};
+use crate::fleet::{self, Parts, Stop};
 use crate::protocol::AgentType;
 
 /// How long running calls may take to finish after SIGTERM or Ctrl-C.
@@ -46,21 +48,25 @@ async fn work(screen: &Screen, cli: WorkerCli, agent: &'static str) -> Result<Ex
     let (backend, instance) = opened::open(&cli.common, &loaded, agent.as_str()).await?;
     let slots = loaded.settings.fleet.concurrency;
     screen.note(&format!("worker {instance}: {slots} slots for {agent} tasks in {}", cli.common.data.display()));
-    let stop = stop_on_signal(screen.clone());
+    let stop = stop_on_signal(screen.clone())?;
     fleet::work(&backend, parts, instance, vec![agent], slots, DRAIN, stop).await?;
     Ok(Exit::Done)
 }
 
-/// Cancelled by SIGTERM or Ctrl-C.
-fn stop_on_signal(screen: Screen) -> CancellationToken {
-    let stop = CancellationToken::new();
-    let token = stop.clone();
+/// Told by SIGTERM or Ctrl-C; the second one is impatient.
+fn stop_on_signal(screen: Screen) -> Result<Stop, Failure> {
+    let mut interrupts = Interrupts::listen()?;
+    let stop = Stop::default();
+    let told = stop.clone();
     tokio::spawn(async move {
-        super::run::interrupted().await;
+        interrupts.next().await;
         screen.note("stopping: running tasks are being finished, nothing new is taken");
-        token.cancel();
+        told.gently.cancel();
+        interrupts.next().await;
+        screen.note("cutting running calls off; they stay paid");
+        told.at_once.cancel();
     });
-    stop
+    Ok(stop)
 }
 
 /// Leads the jobs of a data directory until it is stopped.
@@ -96,7 +102,7 @@ async fn serve(screen: &Screen, common: &Common) -> Result<Exit, Failure> {
     opened::start_logs(&loaded.settings.log)?;
     let (backend, instance) = opened::open(common, &loaded, "coordinator").await?;
     screen.note(&format!("coordinator {instance}: serving the jobs in {}", common.data.display()));
-    let stop = stop_on_signal(screen.clone());
-    fleet::serve(&backend, &loaded.settings, &opened::config_base(common), instance, stop).await?;
+    let stop = stop_on_signal(screen.clone())?;
+    fleet::serve(&backend, &loaded.settings, &opened::config_base(common), instance, stop.gently).await?;
     Ok(Exit::Done)
 }

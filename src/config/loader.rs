@@ -1,4 +1,7 @@
 //! The layers, merged key by key so that the origin of every value is known.
+//!
+//! Defaults, file, environment, flags: later wins. Values are read as the type their default has, and an unknown key is a
+//! fault that names a known one, never ignored. No other file reads the environment, and this one hands it out as a value.
 
 use std::collections::BTreeMap;
 use std::fmt;

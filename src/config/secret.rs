@@ -1,4 +1,7 @@
 //! Secrets: read from the environment or a file, never printed.
+//!
+//! A type of its own rather than a careful habit: its `Debug` and `Display` say nothing, it cannot be serialized, and so
+//! no log line, error or `config show` can give it away.
 
 use std::fmt;
 use std::path::Path;

@@ -1,4 +1,7 @@
 //! The settings as plain structs, one per room. What each means is written in `config/default.toml`.
+//!
+//! Values only, without defaults and without logic: the defaults are the file, the checks are in `validate`. A key that
+//! no struct names is refused, so a misspelt setting is never silently the default.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

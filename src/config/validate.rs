@@ -1,4 +1,7 @@
 //! Checks of the whole configuration: every fault at once, dangerous combinations included.
+//!
+//! Faults are gathered instead of returned one by one, because a person fixes a file once, not ten times. Each names key,
+//! value and what would be right. No room behind this one has to check a setting again.
 
 use super::settings::Settings;
 use crate::protocol::{AgentType, MicroUsd};

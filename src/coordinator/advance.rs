@@ -1,4 +1,7 @@
 //! What a job needs next when no message says so: commits, approval, warnings, its end.
+//!
+//! Asked after every round and every tick, from the folded job alone, so that it does not matter which message was the
+//! last, or whether a leader has just taken over. It stages decisions and must never append or publish by itself.
 
 use std::time::Duration;
 
@@ -74,16 +77,15 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Lets go of jobs that have ended and are wound down, and tidies their outputs up.
+    /// Lets go of jobs that have ended and are wound down.
     pub(super) async fn drop_ended(&mut self) {
         let now = self.backend.clock.now();
-        let over: Vec<JobId> =
-            self.jobs.iter().filter(|(_, running)| running.is_over(now)).map(|(id, _)| id.clone()).collect();
-        for id in over {
-            let Some(running) = self.jobs.remove(&id).filter(|running| !running.commit_failed) else { continue };
-            let Some(workspace) = running.workspace else { continue };
-            if let Err(error) = workspace.finish().await {
-                tracing::warn!(job = %id, %error, "the stage stays in the output directory until the job is resumed");
+        for (id, running) in self.jobs.extract_if(.., |_, running| running.is_over(now)) {
+            if let Some(workspace) = running.workspace
+                && let Err(error) = workspace.finish().await
+            {
+                // The files are all there; what is left behind is an empty stage.
+                tracing::warn!(job = %id, %error, "the output could not be tidied up");
             }
         }
     }

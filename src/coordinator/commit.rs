@@ -1,4 +1,7 @@
 //! Committing finished features to the output, outside the leader's loop because disks are slow.
+//!
+//! One commit per job at a time, each in a task of its own; its outcome comes back through a channel and only the leader's
+//! loop records it. A feature is written whole or not at all, and writing it again after a crash changes nothing.
 
 use std::sync::Arc;
 
@@ -6,7 +9,7 @@ use bytes::Bytes;
 
 use super::running::Running;
 use super::{Coordinator, CoordinatorError};
-use crate::backend::{Artifacts, BackendError};
+use crate::backend::{Artifacts, Backend, BackendError};
 use crate::clock::Timestamp;
 use crate::error::report;
 use crate::job::{Decision, JobStatus, Task};
@@ -62,7 +65,7 @@ impl Coordinator {
         if running.committing || running.commit_failed {
             return Ok(());
         }
-        let Some(order) = next_order(running) else { return Ok(()) };
+        let Some(order) = next_order(running, self.backend.clock.now()) else { return Ok(()) };
         running.committing = true;
         let artifacts = Arc::clone(&self.backend.artifacts);
         let sender = self.commits.0.clone();
@@ -115,13 +118,17 @@ fn fail(
     running.stage(Decision::End { outcome: JobOutcome::Failed, reason }, now)
 }
 
-fn next_order(running: &Running) -> Option<CommitOrder> {
-    let calls_are_in = running.gives_up_at.is_some() && running.job.in_flight().len() == 0;
+fn next_order(running: &Running, now: Timestamp) -> Option<CommitOrder> {
+    let calls_are_in = running.gives_up_at.is_some_and(|at| running.job.in_flight().len() == 0 || now >= at);
     let (feature, complete) = match running.job.commit_ready().into_iter().next() {
         Some(feature) => (feature, true),
         None if calls_are_in => (running.job.uncommitted().into_iter().next()?, false),
         None => return None,
     };
+    order(running, feature, complete)
+}
+
+fn order(running: &Running, feature: FeatureId, complete: bool) -> Option<CommitOrder> {
     let settings = &running.job.submission()?.settings;
     let title = running.job.feature(&feature).map(|feature| feature.spec.name.clone()).unwrap_or_default();
     Some(CommitOrder {
@@ -134,6 +141,30 @@ fn next_order(running: &Running) -> Option<CommitOrder> {
         title,
         complete,
     })
+}
+
+/// Writes what there is of every feature of a job that has ended and that nobody works on. A failure is only logged: the
+/// files are safe in the store, and resuming the job writes them.
+pub(super) async fn write_rest(backend: &Backend, running: &mut Running) -> Result<(), CoordinatorError> {
+    let whole = running.job.commit_ready();
+    for feature in running.job.uncommitted() {
+        let complete = whole.contains(&feature);
+        let Some(order) = order(running, feature.clone(), complete) else { return Ok(()) };
+        match carry_out(Arc::clone(&backend.artifacts), order).await {
+            Ok((workspace, report)) => {
+                running.workspace = Some(workspace);
+                let CommitReport { files, commit, .. } = report;
+                let decision = Decision::FeatureCommitted { feature, files, complete, commit };
+                running.stage(decision, backend.clock.now())?;
+                running.flush(backend).await?;
+            }
+            Err(error) => {
+                tracing::error!(job = %running.id, %feature, "cannot be written: {}", error.report());
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What there is of a feature's files.

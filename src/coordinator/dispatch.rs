@@ -1,4 +1,7 @@
 //! Handing tasks out: as many as there are slots, the most urgent and most critical first.
+//!
+//! Tasks that no slot can take yet stay with the leader, where something more urgent can still overtake them; in a queue
+//! they could not be called back. A message is published only after its dispatch is in the log.
 
 use bytes::Bytes;
 

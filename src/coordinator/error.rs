@@ -1,4 +1,7 @@
 //! What can end a coordinator.
+//!
+//! The same type answers whoever submits or commands a job. A bad message, a command the job refuses or a failed commit
+//! must never come this far inside the loop: it has an event or a log line of its own, and the other jobs go on.
 
 use crate::backend::BackendError;
 use crate::error::{Coded, Retry};

@@ -1,4 +1,7 @@
 //! What the rest of a job will probably cost: shown before a person approves it. The budget never relies on it.
+//!
+//! Sizes come from the plan, prices from the table that is also charged by; a middle value on purpose, where the budget
+//! takes the worst case. It answers a number for people and must never be used to allow or refuse a call.
 
 use std::sync::Arc;
 

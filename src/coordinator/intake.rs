@@ -1,4 +1,8 @@
 //! What arrives at a coordinator: results and commands, pulled in batches by a task of their own.
+//!
+//! Pulling goes on while the last batch is handled, so the loop never waits for the broker. A message that cannot be
+//! understood is put aside with the reason, never retried: it would not read better the next time. Nothing is
+//! acknowledged here before what follows from it is in the log.
 
 use tokio::sync::mpsc;
 

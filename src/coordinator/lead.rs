@@ -45,6 +45,12 @@ impl Leadership {
         }
     }
 
+    /// Who leads, if anybody does.
+    pub(super) async fn holder(backend: &Backend) -> Result<Option<String>, BackendError> {
+        let held = backend.locks.inspect(RESOURCE).await?;
+        Ok(held.into_iter().find(|info| info.resource == RESOURCE && info.fence.is_some()).map(|info| info.owner))
+    }
+
     /// Grows with every grant of the lead.
     pub(super) const fn term(&self) -> u64 {
         self.term

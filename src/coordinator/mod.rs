@@ -1,12 +1,13 @@
 //! The leader loop: fold, decide, dispatch, supervise, commit.
 //!
-//! A coordinator leads a set of jobs. It alone appends to their logs (compare-and-set makes a deposed one harmless) and it
-//! alone lets files reach the output. One loop handles whatever has arrived in batches: results and commands become events,
-//! events free tasks, tasks go out, and only then are the handled messages acknowledged, so a crash at any point repeats
-//! steps that may be repeated. A coordinator must never call a model.
+//! A coordinator leads a set of jobs. From the submission on it alone appends to their logs (compare-and-set makes a
+//! deposed one harmless), and it alone lets files reach the output. One loop handles whatever has arrived in batches:
+//! results and commands become events, events free tasks, tasks go out, and only then are the handled messages
+//! acknowledged, so a crash at any point repeats steps that may be repeated. A coordinator must never call a model.
 
 mod advance;
 mod commit;
+mod deliver;
 mod dispatch;
 mod error;
 mod estimate;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use deliver::{Delivered, deliver, leader};
 pub use error::CoordinatorError;
 pub use estimate::Estimator;
 pub use submit::{Submission, command, refuse_if_led, submit};

@@ -1,4 +1,7 @@
 //! Taking over: fold the logs, suspend what is not led, and publish again whatever may have been lost on the way.
+//!
+//! A new leader cannot know which messages its predecessor still published, so it publishes all unanswered ones again
+//! and leaves sorting out the doubles to the claims. It must never decide from memory: what is not in the log did not happen.
 
 use bytes::Bytes;
 

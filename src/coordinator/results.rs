@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::running::Running;
-use super::{Coordinator, CoordinatorError, recover};
+use super::{Coordinator, CoordinatorError, deliver, recover};
 use crate::backend::{Backend, BackendError, Signal};
 use crate::clock::Timestamp;
 use crate::job::{Decision, Product};
@@ -54,7 +54,7 @@ impl Coordinator {
             return self.wake(&id, message.command).await.map(Ok);
         }
         if !self.jobs.contains_key(&id) {
-            return Ok(Ok(()));
+            return self.record_elsewhere(&id, message.command).await.map(Ok);
         }
         let now = self.backend.clock.now();
         if matches!(message.command, Command::Cancel { .. }) {
@@ -67,6 +67,17 @@ impl Coordinator {
         Ok(Ok(()))
     }
 
+    /// Records a command to a job that this leader does not work on: it is the only one who may.
+    async fn record_elsewhere(&self, id: &JobId, command: Command) -> Result<(), CoordinatorError> {
+        match deliver::record(&self.backend, &self.options.instance, id, command).await {
+            Err(error @ (CoordinatorError::Refused { .. } | CoordinatorError::UnknownJob { .. })) => {
+                tracing::warn!(%error, "command refused");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
     fn leads(&self, id: &JobId) -> bool {
         match &self.options.lead {
             super::Lead::All => true,
@@ -77,7 +88,8 @@ impl Coordinator {
     /// Leads a job that was submitted or resumed after this coordinator started.
     async fn wake(&mut self, id: &JobId, command: Command) -> Result<(), CoordinatorError> {
         let Some(mut running) = Running::load(&self.backend, id).await? else {
-            return Err(CoordinatorError::UnknownJob { job: id.clone() });
+            tracing::warn!(job = %id, "a command names a job that does not exist");
+            return Ok(());
         };
         let now = self.backend.clock.now();
         apply_command(&mut running, command, now)?;
@@ -89,16 +101,21 @@ impl Coordinator {
     }
 }
 
-fn apply_command(running: &mut Running, command: Command, now: Timestamp) -> Result<(), CoordinatorError> {
-    let decision = match command {
-        Command::Start => return Ok(()),
+/// What a command asks of the job's state; nothing for one that only says where to look.
+pub(super) fn decision(command: Command) -> Option<Decision> {
+    Some(match command {
+        Command::Start => return None,
         Command::Cancel { reason } => Decision::Cancel { reason },
         Command::Approve => Decision::Approve,
         Command::Pause => Decision::Pause,
         Command::Resume => Decision::Resume,
         Command::RetryTask { task } => Decision::Retry { task },
         Command::BudgetChanged { limit } => Decision::BudgetChanged { limit },
-    };
+    })
+}
+
+fn apply_command(running: &mut Running, command: Command, now: Timestamp) -> Result<(), CoordinatorError> {
+    let Some(decision) = decision(command) else { return Ok(()) };
     running.waiting_for_money.clear();
     running.unaffordable.clear();
     match running.stage(decision, now) {

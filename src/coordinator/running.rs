@@ -1,7 +1,7 @@
 //! One job in the hands of its leader: the folded log, what is staged to be appended, and what only this leader knows.
 //!
-//! Everything that must survive is in the log. The rest (tasks waiting for money, a pending end) is rebuilt by simply
-//! running into the same walls again.
+//! Everything that must survive is in the log. The rest (tasks waiting for money, patience with running calls after an end)
+//! is rebuilt by simply running into the same walls again.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,4 +1,7 @@
-//! Handing a job in, and sending commands to it: what the command line and, later, the HTTP API call.
+//! Handing a job in, and sending commands to it.
+//!
+//! The proposal is stored and the limit set before the first event, so that no crash leaves a job without a budget. The
+//! job is in the log before anybody is told of it: a lost command only delays it until the next leader looks.
 
 use bytes::Bytes;
 

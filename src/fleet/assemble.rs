@@ -1,4 +1,7 @@
 //! From settings to parts: prices, roles, the provider, recorded replies.
+//!
+//! The one place where settings become objects, so that every program builds the same fleet from the same file. A role
+//! without a price or a readable prompt stops the start here, before any money can be spent.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,12 +60,7 @@ impl Parts {
         base: &Path,
     ) -> Result<Self, FleetError> {
         let prices = Arc::new(PriceTable::builtin()?);
-        let roles = role_book(settings, base)?;
-        for role in roles.roles() {
-            if prices.get(&role.model).is_none() {
-                return Err(FleetError::UnpricedModel { role: role.agent.to_string(), model: role.model.clone() });
-            }
-        }
+        let roles = priced_roles(settings, base, &prices)?;
         let (server, base_url, key) = match replay {
             Some(replay) => {
                 let options = FakeOptions {
@@ -141,6 +139,25 @@ impl Parts {
             server.stop().await;
         }
     }
+}
+
+/// Every role with its model, once all of them can be used: prompt files are readable, models have a price.
+///
+/// # Errors
+/// [`FleetError`] naming the first role that cannot be used.
+pub fn check_roles(settings: &Settings, base: &Path) -> Result<Vec<(AgentType, String)>, FleetError> {
+    let roles = priced_roles(settings, base, &PriceTable::builtin()?)?;
+    Ok(roles.roles().map(|role| (role.agent.clone(), role.model.clone())).collect())
+}
+
+fn priced_roles(settings: &Settings, base: &Path, prices: &PriceTable) -> Result<RoleBook, FleetError> {
+    let roles = role_book(settings, base)?;
+    for role in roles.roles() {
+        if prices.get(&role.model).is_none() {
+            return Err(FleetError::UnpricedModel { role: role.agent.to_string(), model: role.model.clone() });
+        }
+    }
+    Ok(roles)
 }
 
 /// Expected costs without a provider, for a process that calls none.

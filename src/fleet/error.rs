@@ -1,4 +1,7 @@
 //! What keeps a process from starting or from going on.
+//!
+//! Rooms' errors are passed on with their own codes and remedies; codes of this room are only for what goes wrong between
+//! them. It must never wrap a room's error in words of its own: the remedy would be lost.
 
 use std::path::PathBuf;
 

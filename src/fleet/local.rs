@@ -1,4 +1,7 @@
 //! Coordinator and worker as tasks of one process: what `codeswarm run` starts.
+//!
+//! The parts share nothing but the stores, as if they were processes of their own, so one machine tests what many run.
+//! The worker always ends before the treasurer that settles its calls: no call may outlive its books.
 
 use std::sync::Arc;
 use std::time::Duration;

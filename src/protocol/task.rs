@@ -1,7 +1,7 @@
 //! The task message a worker receives and the result it reports.
 //!
-//! A task message holds ids and *references*: the contract, the feature plan and the files a task depends on travel as
-//! artifact digests, so a message stays small whatever the job's size. A result holds a receipt, because "done" without
+//! A task message holds ids and *references*: the proposal, the strategic plan with its contract and the files a task may
+//! read travel as artifact digests, so a message stays small whatever the job's size. A result holds a receipt, because "done" without
 //! hash, checks and cost proves nothing.
 
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,7 @@
 //! One delivery from claim to report.
+//!
+//! The order is fixed: claim, run, store the outcome in the claim, report, acknowledge. A crash between any two of them
+//! repeats only what may be repeated; above all, an outcome that is stored is never paid for a second time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,11 +90,24 @@ async fn run(shared: &Shared, delivery: Delivery, message: TaskMessage, claim: C
         finished_at: Timestamp::max(backend.clock.now(), started_at),
         usage: ran.usage,
         cost: ran.cost,
-        outcome: ran.outcome,
+        outcome: reportable(ran.outcome),
     };
     if store(shared, &mut *claim.lock().await, &result).await {
         shared.reporter.report(Report { result, tag: delivery.tag }).await;
     }
+}
+
+/// Longest failure message reported, in characters; what the protocol accepts is twice as much.
+const MAX_FAILURE_CHARACTERS: usize = 4_000;
+
+/// The outcome with a failure's words within the bounds of the protocol: they come from providers and models.
+fn reportable(mut outcome: TaskOutcome) -> TaskOutcome {
+    if let TaskOutcome::Failed { failure } = &mut outcome {
+        let is_plain = |c: &char| matches!(c, '\n' | '\t') || !c.is_control();
+        let text: String = failure.message.chars().filter(is_plain).take(MAX_FAILURE_CHARACTERS).collect();
+        failure.message = if text.trim().is_empty() { "no reason was given".into() } else { text };
+    }
+    outcome
 }
 
 /// Stores the outcome in the claim. False when the attempt belongs to somebody else by now, or the store stays away:

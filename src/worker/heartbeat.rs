@@ -1,4 +1,7 @@
 //! The heartbeat of a running attempt: keeps the delivery and the claim alive, and stops the attempt when either is lost.
+//!
+//! One beat renews both, so that neither can outlive the other by more than a lease. Losing the claim ends the attempt;
+//! losing the delivery alone does not, for whoever gets the message finds the claim held. A beat must never decide an outcome.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -67,7 +67,7 @@ async fn write_reports(backend: Backend, instance: InstanceId, mut receiver: mps
         let mut messages = Vec::with_capacity(batch.len());
         let mut acks = Vec::with_capacity(batch.len());
         for report in batch.drain(..) {
-            match encode(&backend, &instance, report.result) {
+            match encode(&backend, &instance, report.result, &report.tag) {
                 Ok(message) => {
                     messages.push(message);
                     acks.push((report.tag, Disposition::Ack));
@@ -100,8 +100,15 @@ async fn write_batch(backend: &Backend, messages: Vec<Outgoing>, acks: Vec<(Deli
     }
 }
 
-fn encode(backend: &Backend, instance: &InstanceId, result: TaskResult) -> Result<Outgoing, serde_json::Error> {
-    let dedupe = format!("{}:{}:{}", result.job, result.task, result.attempt);
+/// The message of a result. Its id names the delivery: a message that is published again after its first result was read
+/// by a coordinator that did not lead the job must be answered again, not swallowed as a duplicate.
+fn encode(
+    backend: &Backend,
+    instance: &InstanceId,
+    result: TaskResult,
+    tag: &DeliveryTag,
+) -> Result<Outgoing, serde_json::Error> {
+    let dedupe = format!("{}:{}:{}:{}", result.job, result.task, result.attempt, tag.0);
     let job = result.job.to_string();
     let envelope =
         Envelope::new(MessageKind::Response, instance.clone(), Recipient::Broadcast, job, backend.clock.now(), result);

@@ -1,3 +1,8 @@
+//! Commits that die at any step leave all of a feature's files or none.
+//!
+//! A fault is struck at each single step of a commit in turn, and of the recovery after it; then the directory is compared
+//! with what it was before and what it was to become. There is no third answer.
+
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

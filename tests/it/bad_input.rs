@@ -1,7 +1,7 @@
 //! What people get wrong: proposals, budgets, directories, settings. Refused at once, by name, without leaving a trace.
 //!
-//! Every row has a recording at hand that would answer everything, so that a run which is accepted by mistake goes on and
-//! is found out. No row may need a provider.
+//! The recording would answer anything, so a run that is wrongly accepted goes on and is found out. Each case also looks
+//! for traces: whoever is refused finds neither output nor data directory afterwards.
 
 use codeswarm::llm::replay::Synthetic;
 

@@ -1,4 +1,7 @@
 //! Money and the wire together: the real client, the real ledger, and a server that keeps its own bill.
+//!
+//! The unit tests on either side share our view of the protocol; here both sides keep their own books, and the ledger may
+//! never hold less than what the server has billed.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,11 +7,17 @@
 
 mod architecture;
 mod bad_input;
+mod budget;
+mod cli;
 mod conformance;
+mod crash;
+mod examples;
 mod faults;
 mod golden;
 mod llm;
+mod redelivery;
 mod rig;
+mod stop;
 mod store_faults;
 mod support;
 mod workspace;

@@ -160,15 +160,24 @@ impl Sandbox {
         files.filter(|(path, _)| !path.starts_with(".codeswarm-output.json")).collect()
     }
 
-    /// Opens the stores as another process would.
-    pub(crate) async fn stores(&self) -> Backend {
+    /// Opens a copy of the stores, as another process would find them. A copy, because threads of an opened store end some
+    /// time after it is dropped, and a test that meanwhile closes any file of the same database takes SQLite's locks away.
+    pub(crate) async fn stores(&self) -> (Backend, tempfile::TempDir) {
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::create_dir(copy.path().join("alive")).unwrap();
+        for (path, bytes) in listing(&self.at("data")) {
+            if let Some(bytes) = bytes.filter(|_| path.components().count() == 1 || path.starts_with("alive")) {
+                std::fs::write(copy.path().join(path), bytes).unwrap();
+            }
+        }
         let instance = InstanceId::fresh("test");
-        embedded::open(&self.at("data"), &instance, Durability::Process, Clock::system()).await.unwrap()
+        let backend = embedded::open(copy.path(), &instance, Durability::Process, Clock::system()).await.unwrap();
+        (backend, copy)
     }
 
     /// Reads the only job there is.
     pub(crate) async fn story(&self) -> Story {
-        let backend = self.stores().await;
+        let (backend, _copy) = self.stores().await;
         let jobs = backend.events.jobs().await.unwrap();
         assert_eq!(jobs.len(), 1, "{jobs:?}");
         let job = jobs[0].job.clone();

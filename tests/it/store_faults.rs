@@ -46,7 +46,7 @@ fn open(sandbox: &Sandbox) -> Connection {
 /// Whatever was interrupted goes on: all files arrive, and the bill is covered.
 async fn goes_on(sandbox: &Sandbox) {
     let exists =
-        sandbox.at("data/codeswarm.db").exists() && !sandbox.stores().await.events.jobs().await.unwrap().is_empty();
+        sandbox.at("data/codeswarm.db").exists() && !sandbox.stores().await.0.events.jobs().await.unwrap().is_empty();
     let ran = match exists {
         true => sandbox.run(&[&["resume", "--yes"], &REPLAY[..]].concat(), &[]).await,
         false => sandbox.run_job(&REPLAY, &[]).await,

@@ -1,4 +1,7 @@
 //! The output directory: hostile paths write nothing outside, foreign directories stay untouched, Git commits are exact.
+//!
+//! Models choose the paths, so the room that writes must not trust them. What lies outside is compared before and
+//! after; Git is asked as anybody would ask it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

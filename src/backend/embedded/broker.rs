@@ -53,6 +53,10 @@ fn publish(step: &mut Step<'_>, messages: &[(String, Outgoing)]) -> Result<(), H
     const REMEMBER: &str = statement(SQL, "remember");
     const PUBLISH: &str = statement(SQL, "publish");
     const PUBLISH_BODY: &str = statement(SQL, "publish body");
+    // What a person asked for is not forgotten; tasks and results can be made again from the log.
+    if messages.iter().any(|(_, message)| matches!(message.queue, Queue::Command { .. })) {
+        step.must_not_be_undone();
+    }
     for (queue, message) in messages {
         let new = step.db.prepare_cached(REMEMBER)?.execute(params![queue, message.dedupe, step.now.0])?;
         if new == 0 {

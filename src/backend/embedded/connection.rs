@@ -10,7 +10,6 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::Durability;
 use super::fault::classify;
 use crate::backend::BackendError;
 
@@ -35,14 +34,14 @@ fn busy(tries: i32) -> bool {
 }
 
 /// Opens `file` for writing, creating and migrating it if need be.
-pub(super) fn writer(file: &Path, durability: Durability) -> Result<Connection, BackendError> {
+pub(super) fn writer(file: &Path) -> Result<Connection, BackendError> {
     let name = file.display().to_string();
     let fault = |error: rusqlite::Error| classify(&error, &name);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = Connection::open_with_flags(file, flags).map_err(fault)?;
     db.busy_handler(Some(busy)).map_err(fault)?;
     check_origin(&db, &name)?;
-    settings(&db, durability).map_err(fault)?;
+    settings(&db).map_err(fault)?;
     migrate(&mut db, &name)?;
     Ok(db)
 }
@@ -62,7 +61,7 @@ pub(super) fn reader(file: &Path) -> Result<Connection, BackendError> {
 }
 
 /// Refuses a file of another program or of a newer version of this one, before anything is written to it.
-fn check_origin(db: &Connection, name: &str) -> Result<(), BackendError> {
+pub(super) fn check_origin(db: &Connection, name: &str) -> Result<(), BackendError> {
     let number = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
     let (application, version) = number("application_id")
         .and_then(|application| Ok((application, number("user_version")?)))
@@ -76,7 +75,7 @@ fn check_origin(db: &Connection, name: &str) -> Result<(), BackendError> {
         return Ok(());
     }
     let tables: i64 = db
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .query_row(include_str!("sql/object_count.sql"), [], |row| row.get(0))
         .map_err(|error| classify(&error, name))?;
     if application != 0 || version != 0 || tables != 0 {
         return Err(BackendError::Corrupt { what: name.into(), why: "it belongs to another program".into() });
@@ -86,16 +85,10 @@ fn check_origin(db: &Connection, name: &str) -> Result<(), BackendError> {
 
 /// Per-connection settings of the writer. 2,000 pages of log (8 MiB) between checkpoints keep the file that a crash
 /// leaves behind small while a checkpoint stays rare at low load.
-fn settings(db: &Connection, durability: Durability) -> rusqlite::Result<()> {
+fn settings(db: &Connection) -> rusqlite::Result<()> {
     db.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
-    db.pragma_update(
-        None,
-        "synchronous",
-        match durability {
-            Durability::Full => "full",
-            Durability::Process => "normal",
-        },
-    )?;
+    // What has to survive loss of power is flushed by the writer; see `flush`.
+    db.pragma_update(None, "synchronous", "normal")?;
     db.pragma_update(None, "foreign_keys", false)?;
     db.pragma_update(None, "temp_store", "memory")?;
     db.pragma_update(None, "cache_size", -8_000)?;

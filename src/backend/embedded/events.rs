@@ -36,6 +36,7 @@ fn append(step: &mut Step<'_>, job: &JobId, expected: u64, events: &[Vec<u8>]) -
     const BEGIN: &str = statement(SQL, "begin");
     const ADVANCE: &str = statement(SQL, "advance");
     const APPEND: &str = statement(SQL, "append");
+    step.must_not_be_undone();
     let (db, now) = (step.db, step.now.0);
     let known = db
         .prepare_cached(NUMBER)?

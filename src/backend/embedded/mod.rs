@@ -15,7 +15,9 @@ mod column;
 mod connection;
 mod events;
 mod fault;
+mod flush;
 mod inbox;
+mod inspect;
 mod ledger;
 mod locks;
 mod maintenance;
@@ -32,8 +34,11 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
+pub use self::inspect::{Inspection, exists, inspect};
+
 use self::alive::Lives;
 use self::fault::closed;
+use self::flush::LogFlush;
 use self::inbox::Inbox;
 use self::reader::Reader;
 use self::waiting::WaitingRoom;
@@ -46,10 +51,11 @@ use crate::protocol::InstanceId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Durability {
-    /// Survives loss of power (`synchronous = FULL`): every group commit is one disk flush.
+    /// Money set aside, limits, job logs and commands survive loss of power before anybody is told so; every other step
+    /// survives the death of any process at once and loss of power from the next of those on.
     #[default]
     Full,
-    /// Survives the death of any process, but not always loss of power (`synchronous = NORMAL`).
+    /// Every step survives the death of any process; loss of power may undo the newest ones, money included.
     Process,
 }
 
@@ -102,7 +108,7 @@ pub async fn open(
 fn start(directory: &Path, instance: &InstanceId, durability: Durability, clock: Clock) -> Result<Store, BackendError> {
     let guard = alive::guard(directory)?;
     let file = directory.join(connection::FILE);
-    let db = connection::writer(&file, durability)?;
+    let db = connection::writer(&file)?;
     let lives = Lives::enter(directory, instance, &guard)?;
     let name = file.display().to_string();
     let last_signal = broker::newest_signal(&db).map_err(|error| fault::classify(&error, &name))?;
@@ -120,6 +126,7 @@ fn start(directory: &Path, instance: &InstanceId, durability: Durability, clock:
         room: WaitingRoom::default(),
         next_lease: i64::from_str_radix(&random_token(15), 16).unwrap_or(1),
         last_signal,
+        log: (durability == Durability::Full).then(|| LogFlush::of(&file)),
     };
     writer.begin(guard)?;
     std::thread::Builder::new()

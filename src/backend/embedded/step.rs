@@ -29,8 +29,17 @@ pub(super) struct Step<'a> {
     pub(super) scopes: ScopeCache,
     /// Ids of the reservations this transaction has expired; `None` until it has looked.
     pub(super) expired: Option<Vec<String>>,
+    /// Whether this transaction has to survive loss of power before anybody is answered.
+    pub(super) flush: bool,
     /// Whether this transaction has removed ended leases and abandoned waiters.
     pub(super) locks_purged: bool,
+}
+
+impl Step<'_> {
+    /// This step must not be undone by loss of power once its caller has been answered.
+    pub(super) const fn must_not_be_undone(&mut self) {
+        self.flush = true;
+    }
 }
 
 /// News of a transaction, told after its commit.

@@ -12,6 +12,7 @@ use tokio::sync::broadcast;
 
 use super::alive::{self, Guard, Lives};
 use super::fault::{classify, io};
+use super::flush::LogFlush;
 use super::inbox::Request;
 use super::ledger::scopes::ScopeCache;
 use super::step::{Call, Effects, Operation, Step};
@@ -45,6 +46,8 @@ pub(super) struct Writer {
     pub(super) next_lease: i64,
     /// Newest signal already passed on.
     pub(super) last_signal: i64,
+    /// The log to flush when a step has to survive loss of power; `None` when nothing has to.
+    pub(super) log: Option<LogFlush>,
 }
 
 /// What a committed transaction leaves to do.
@@ -59,6 +62,17 @@ enum Failure {
     Inside(rusqlite::Error),
     /// At its beginning or its end: none of it can.
     Whole(rusqlite::Error),
+    /// After its end: it happened, but loss of power may undo it.
+    Flush(std::io::Error),
+}
+
+impl Failure {
+    fn into_error(self, file: &str) -> BackendError {
+        match self {
+            Self::Inside(error) | Self::Whole(error) => classify(&error, file),
+            Self::Flush(error) => io(file.as_ref(), &error),
+        }
+    }
 }
 
 impl Writer {
@@ -70,7 +84,7 @@ impl Writer {
         operations.extend(reap.map(|reap| Box::new(reap) as Box<dyn Operation>));
         match self.transaction(&mut operations, false, false) {
             Ok(_) => operations.into_iter().for_each(|operation| operation.answer(None)),
-            Err(Failure::Inside(error) | Failure::Whole(error)) => return Err(classify(&error, &self.file)),
+            Err(failure) => return Err(failure.into_error(&self.file)),
         }
         Ok(())
     }
@@ -162,6 +176,10 @@ impl Writer {
                 operations.drain(..).for_each(|operation| operation.answer(Some(classify(&error, &self.file))));
                 self.room.fail(|| classify(&error, &self.file));
             }
+            Err(Failure::Flush(error)) => {
+                operations.drain(..).for_each(|operation| operation.answer(Some(io(self.file.as_ref(), &error))));
+                self.room.fail(|| io(self.file.as_ref(), &error));
+            }
             Err(Failure::Inside(_)) => self.one_by_one(operations),
         }
     }
@@ -177,15 +195,17 @@ impl Writer {
                     operation.answer(None);
                     self.finish(committed);
                 }
-                Err(Failure::Inside(error) | Failure::Whole(error)) => {
+                Err(failure) => {
+                    let error = failure.into_error(&self.file);
                     tracing::warn!(%error, "an operation of the embedded store failed");
-                    operation.answer(Some(classify(&error, &self.file)));
+                    operation.answer(Some(error));
                 }
             }
         }
         match self.transaction(&mut [], true, true) {
             Ok(committed) => self.finish(committed),
             Err(Failure::Inside(error) | Failure::Whole(error)) => self.room.fail(|| classify(&error, &self.file)),
+            Err(Failure::Flush(error)) => self.room.fail(|| io(self.file.as_ref(), &error)),
         }
     }
 
@@ -215,6 +235,7 @@ impl Writer {
             effects: Effects::default(),
             scopes: ScopeCache::default(),
             expired: None,
+            flush: false,
             locks_purged: false,
         };
         for operation in operations {
@@ -222,8 +243,11 @@ impl Writer {
         }
         step.scopes.write_back(&self.db).map_err(Failure::Inside)?;
         let claims = if claim { self.room.claim(&mut step, all).map_err(Failure::Inside)? } else { Vec::new() };
-        let effects = step.effects;
+        let (effects, flush) = (step.effects, step.flush);
         execute("COMMIT").map_err(Failure::Whole)?;
+        if flush && let Some(log) = &mut self.log {
+            log.flush().map_err(Failure::Flush)?;
+        }
         Ok(Committed { effects, claims })
     }
 

@@ -89,8 +89,7 @@ struct RawModel {
     _effective_until: Option<String>,
     #[serde(rename = "source")]
     _source: String,
-    #[serde(rename = "as_of")]
-    _as_of: String,
+    as_of: String,
     #[serde(rename = "confidence")]
     _confidence: Option<String>,
 }
@@ -173,6 +172,7 @@ impl RawModel {
             min_cache_tokens: self.min_cache_tokens,
             thinking: self.thinking,
             forced_tool_choice: self.forced_tool_choice,
+            as_of: self.as_of.clone(),
         })
     }
 }

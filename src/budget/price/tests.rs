@@ -1,4 +1,7 @@
 //! Promises of the price table.
+//!
+//! Expected amounts are worked out by hand from the published prices, not with the code under test; properties cover what
+//! no table of cases can: no charge is ever above the bound that was reserved for it.
 
 use proptest::prelude::*;
 

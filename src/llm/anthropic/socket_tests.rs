@@ -1,4 +1,7 @@
 //! What a real socket can do to a call: stalls, resets, wrong content, reuse, cancellation.
+//!
+//! A listener that misbehaves on purpose, because a mock of the HTTP client would share our misunderstandings. With
+//! each fault goes its charge: what a broken call costs depends on how far it came.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

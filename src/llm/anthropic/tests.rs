@@ -1,4 +1,7 @@
 //! The wire format byte by byte: the request as it must be sent, replies as they have been seen.
+//!
+//! Bytes are compared whole where the provider's cache or its checks depend on them. Streams are cut at every place a
+//! network may cut them; the expected values are captured replies, not output of this code.
 
 use std::sync::Arc;
 

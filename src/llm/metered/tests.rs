@@ -1,4 +1,7 @@
 //! What every outcome of a call does to the money.
+//!
+//! A provider that answers by a script and a ledger in memory; time is paused. What counts is what the ledger holds in
+//! the end, never what the caller was told.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;

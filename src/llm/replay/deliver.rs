@@ -1,4 +1,7 @@
 //! Replies and errors as HTTP responses, and the faults that strike on the way.
+//!
+//! A client can only be shown to survive bad networks if they are really bad: bodies are cut in the middle of events and
+//! characters, stalled, or ended without a last event. What a fault costs is decided elsewhere, before it strikes.
 
 use std::io;
 

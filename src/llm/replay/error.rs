@@ -1,4 +1,7 @@
 //! What can go wrong before the server answers anything; faults of single calls are answered on the wire instead.
+//!
+//! A script is refused whole, with its wrong lines listed, before the server starts: a recording that is wrong in the
+//! middle would otherwise look like a bug of the fleet an hour later.
 
 use std::fmt;
 use std::net::SocketAddr;

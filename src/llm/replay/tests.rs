@@ -1,4 +1,7 @@
 //! Promises of the server, checked over a real socket with the HTTP client that production uses.
+//!
+//! The server stands in for a provider that takes money, so what it refuses, cuts off and bills is checked as closely as
+//! the client is. Requests go over HTTP like anybody's; only the bill is also asked for directly.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,10 +1,13 @@
 //! The promises of `Artifacts`.
+//!
+//! Content addressing is what makes them safe to share: same bytes, same reference, and never other bytes under a
+//! reference that was handed out.
 
 use bytes::Bytes;
 use codeswarm::backend::BackendError;
 use codeswarm::protocol::ArtifactRef;
 
-use crate::support::TestBackend;
+use crate::support::stores::TestBackend;
 
 pub(crate) async fn what_is_put_can_be_got_byte_for_byte(test: &TestBackend) {
     for bytes in [0_usize, 1, 5_000, 3_000_000] {

@@ -1,4 +1,7 @@
 //! The promises of `Broker`.
+//!
+//! At-least-once is the promise, so cases repeat, lose and delay on purpose: duplicates of an id are dropped, leases end,
+//! nothing acknowledged comes back, and nothing unacknowledged is lost.
 
 use std::time::Duration;
 
@@ -7,7 +10,7 @@ use codeswarm::backend::broker::{LEASE, MAX_MESSAGE_BYTES};
 use codeswarm::backend::{Backend, BackendError, Delivery, Depth, Disposition, Outgoing, Queue, Signal};
 use codeswarm::protocol::Priority;
 
-use crate::support::{SOON, TestBackend, agent, instance, job, s};
+use crate::support::stores::{SOON, TestBackend, agent, instance, job, s};
 
 const NOW: Duration = Duration::ZERO;
 

@@ -17,7 +17,7 @@ use codeswarm::protocol::{InstanceId, Priority};
 use super::broker::{publish, pull, queue};
 use super::events::dispatched;
 use super::ledger::request;
-use crate::support::{SOON, START, TestBackend, instance, job, open_embedded, s, usd};
+use crate::support::stores::{SOON, START, TestBackend, instance, job, open_embedded, s, usd};
 
 fn normal() -> Queue {
     queue(Priority::Normal)

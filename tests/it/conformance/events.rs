@@ -1,11 +1,14 @@
 //! The promises of `EventLog`.
+//!
+//! Above all compare-and-set: of two writers exactly one wins and the other learns the actual sequence, for that is all
+//! that keeps a deposed coordinator from writing.
 
 use std::time::Duration;
 
 use codeswarm::backend::{Backend, BackendError};
 use codeswarm::protocol::{Event, JobId, RecordedEvent, TaskId};
 
-use crate::support::{SOON, START, TestBackend, job, s, usd};
+use crate::support::stores::{SOON, START, TestBackend, job, s, usd};
 
 pub(crate) fn dispatched(attempt: u32) -> Event {
     Event::TaskDispatched { task: TaskId::plan(), attempt }

@@ -1,4 +1,7 @@
 //! The promises of `Ledger`.
+//!
+//! Answers are not believed: after refusals, expiries and repeated requests the balances are read back. Single promises
+//! are here, one by one; random sequences of them are in `model`.
 
 use codeswarm::backend::{
     Adjustment, Backend, BackendError, Balance, EntryFilter, EntryKind, ReserveOutcome, ReserveRequest, Scope,
@@ -6,7 +9,7 @@ use codeswarm::backend::{
 };
 use codeswarm::protocol::Usage;
 
-use crate::support::{TestBackend, agent, instance, job, s, task, usd};
+use crate::support::stores::{TestBackend, agent, instance, job, s, task, usd};
 
 pub(crate) fn request(id: &str, scopes: &[Scope], amount: u64) -> ReserveRequest {
     ReserveRequest {

@@ -1,11 +1,14 @@
 //! The promises of `LockTable`.
+//!
+//! Time is moved by the test, never waited for: leases end, waiters age and cycles close at exact moments. Every grant's
+//! fencing token must be above the one before it, whoever held it.
 
 use std::time::Duration;
 
 use codeswarm::backend::{Acquired, Backend, BackendError, LockMode, LockRequest};
 use codeswarm::protocol::Priority;
 
-use crate::support::{START, TestBackend, s};
+use crate::support::stores::{START, TestBackend, s};
 
 use LockMode::{Exclusive, Shared};
 

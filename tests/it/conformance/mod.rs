@@ -1,6 +1,6 @@
 //! Every promise of the six store traits, stated once and run on every backend.
 //!
-//! A case is an async function on a [`TestBackend`](crate::support::TestBackend); `conformance!` makes one test of each
+//! A case is an async function on a [`TestBackend`](crate::support::stores::TestBackend); `conformance!` makes one test of each
 //! case for one backend. To add a backend, give it a constructor and one line at the end of this file. Nothing here
 //! may know which backend it runs on, and nothing may be skipped.
 
@@ -124,4 +124,4 @@ macro_rules! conformance {
     };
 }
 
-conformance!(embedded, crate::support::TestBackend::embedded);
+conformance!(embedded, crate::support::stores::TestBackend::embedded);

@@ -1,4 +1,7 @@
 //! The ledger against a naive model: random steps, same answers, and the invariant after each of them.
+//!
+//! Hand-written cases cover what somebody thought of; money needs the rest as well. The model is a map and a sum, too
+//! simple to share a mistake with the ledger, and must stay that simple.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +12,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::ledger::request;
-use crate::support::{TestBackend, job, s, usd};
+use crate::support::stores::{TestBackend, job, s, usd};
 
 /// One random step. Ids, scopes and amounts come from small ranges, so that replays and collisions are common.
 #[derive(Debug, Clone)]

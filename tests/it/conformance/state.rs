@@ -1,11 +1,14 @@
 //! The promises of `StateStore`.
+//!
+//! A commit over several keys takes effect whole or not at all, and a snapshot with the changes after its revision misses
+//! nothing: claims and stops rest on both.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use codeswarm::backend::{Backend, BackendError, Change, Expected, Write};
 
-use crate::support::{SOON, START, TestBackend, instance, s};
+use crate::support::stores::{SOON, START, TestBackend, instance, s};
 
 fn write(key: &str, expected: Expected, value: &str) -> Write {
     Write { key: key.into(), expected, value: Some(Bytes::copy_from_slice(value.as_bytes())) }

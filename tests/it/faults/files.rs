@@ -1,7 +1,7 @@
 //! Replies that hold no usable file: never written, retried with the reason within bounds, every attempt paid for.
 //!
-//! One run holds one wrong reply of every kind, each for a file of its own, between files that are right. Contents of
-//! wrong replies may never reach the output.
+//! One row per way to be wrong, with the code it must be refused by: refused for another reason is not good enough. No
+//! content of a refused reply may ever be found in the output.
 
 use codeswarm::llm::replay::{Fault, Reply, Stop, SyntheticJob};
 

@@ -1,6 +1,7 @@
 //! Texts that try to be more than texts: escape sequences for terminals, closing tags for prompts, orders for models.
 //!
-//! They have to arrive where texts belong, unchanged, and may do nothing there.
+//! Proposals and replies come from anywhere, so all of them are data: they may be shown and quoted, never obeyed. The
+//! sandbox asserts for every run that no control character reached the terminal.
 
 use codeswarm::llm::replay::Reply;
 

@@ -1,7 +1,7 @@
-//! Plans that break the rules: refused with the reason, mended when the model learns it, a dead letter when it does not.
+//! Plans that break the rules: refused with the reason, mended when the model learns it, given up when it does not.
 //!
-//! One run goes through all wrong plans of the job, another through one wrong plan for every feature, because each costs a
-//! process. No wrong plan may leave anything in the output.
+//! A plan decides about every file that follows, so nothing of a wrong one may be kept. The model is told what was wrong
+//! within bounds; a task whose model does not learn is given up, with the money of its attempts accounted for.
 
 use codeswarm::llm::replay::{Fault, Reply, SyntheticJob};
 use codeswarm::protocol::{FeaturePlan, StrategicPlan};
@@ -46,6 +46,7 @@ fn wrong_plans(plan: &StrategicPlan) -> Vec<Row> {
         (bent(plan, |value| value["vibe"] = json!("good")), "CS-REPLY-018", "vibe"),
         (bent(plan, |value| value["features"] = json!("five")), "CS-REPLY-018", "five"),
         (Reply::new(""), "CS-REPLY-006", "no complete answer"),
+        (Reply::new("x".repeat(2_200_000)).output_tokens(10), "CS-REPLY-014", "2200000 bytes"),
         (Reply::new(json!(plan).to_string()).fault(Fault::MaxTokens), "CS-REPLY-001", "truncated"),
     ]
 }

@@ -1,7 +1,7 @@
 //! Providers that are down, busy, slow or broken: waited for within bounds, paid for as the ledger says.
 //!
-//! What may have been generated counts as paid, what was refused before costs nothing; the fake server keeps its own bill to
-//! compare with. No run may wait longer than its settings say.
+//! A passing fault must not use up attempts of a task; a lasting one must end the run in bounded time with everything
+//! paid for still there. Ambiguous calls count as spent: the provider may bill them.
 
 use codeswarm::llm::replay::{Fault, Reply};
 use codeswarm::protocol::MicroUsd;

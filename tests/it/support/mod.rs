@@ -1,82 +1,38 @@
-//! What several integration tests need: an opened backend with a clock to move, and short ways to say things.
+//! What the end-to-end tests share: a sandbox, real processes in it, trees of files, the books of a data directory.
+//!
+//! Everything here looks at the program from outside: processes by their output and exit, directories by their bytes,
+//! money by the ledger and by the fake server's own bill. Every wait ends with the process or with [`PATIENCE`]; nothing
+//! here may sleep until something has probably happened.
 
-#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+mod books;
+mod fleet;
+mod git;
+mod process;
+mod sandbox;
+mod settled;
+pub(crate) mod stores;
+mod tree;
 
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use books::{Books, billed_calls};
+pub(crate) use fleet::{AGENTS, Fleet, coordinator, worker};
+pub(crate) use git::Git;
+pub(crate) use process::{Ended, Running};
+pub(crate) use sandbox::{Example, Sandbox};
+pub(crate) use settled::Settled;
+use tree::tree;
+pub(crate) use tree::{Tree, differences};
+
 use std::time::Duration;
 
-use codeswarm::backend::embedded::{self, Durability};
-use codeswarm::backend::{Backend, BackendError};
-use codeswarm::clock::{Clock, Timestamp};
-use codeswarm::protocol::{AgentType, InstanceId, JobId, MicroUsd, TaskId};
-use tempfile::TempDir;
+/// Longest wait for a process to do anything: a hang, not a slow machine, takes this long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// When the tests' clocks start: 2026-01-01T00:00:00Z.
-pub(crate) const START: Timestamp = Timestamp(1_767_225_600_000);
-
-/// Long enough for anything that has to happen; only a failing test waits that long.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
-
-/// A backend of its own for one test.
-pub(crate) struct TestBackend {
-    /// The stores.
-    pub(crate) backend: Backend,
-    /// The clock they were opened with; moved by hand.
-    pub(crate) clock: Clock,
-    /// The process they were opened for.
-    pub(crate) instance: InstanceId,
-    /// Where they keep their files, removed at the end.
-    pub(crate) directory: TempDir,
+/// True when the long form of a test is wanted (`make stress`).
+pub(crate) fn is_stress() -> bool {
+    std::env::var_os("CODESWARM_STRESS").is_some_and(|value| value != "0" && !value.is_empty())
 }
 
-impl TestBackend {
-    /// A fresh embedded backend. Flushing adds nothing to what these tests can see, so it is left out.
-    pub(crate) async fn embedded() -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let clock = Clock::manual(START);
-        let instance = instance("first");
-        let backend = open_embedded(directory.path(), &instance, &clock).await.expect("opens");
-        Self { backend, clock, instance, directory }
-    }
-}
-
-/// Opens the embedded stores in `directory`.
-pub(crate) async fn open_embedded(
-    directory: &Path,
-    instance: &InstanceId,
-    clock: &Clock,
-) -> Result<Backend, BackendError> {
-    embedded::open(directory, instance, Durability::Process, clock.clone()).await
-}
-
-/// An instance id that ends in `name` and was never used before in this test run.
-pub(crate) fn instance(name: &str) -> InstanceId {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    InstanceId::new(format!("i{}-{name}", NEXT.fetch_add(1, Ordering::Relaxed))).expect("valid")
-}
-
-/// A job id.
-pub(crate) fn job(name: &str) -> JobId {
-    JobId::new(name).expect("valid")
-}
-
-/// A task id.
-pub(crate) fn task(name: &str) -> TaskId {
-    TaskId::new(name).expect("valid")
-}
-
-/// An agent type.
-pub(crate) fn agent(name: &str) -> AgentType {
-    AgentType::new(name).expect("valid")
-}
-
-/// Micro-dollars.
-pub(crate) const fn usd(micros: u64) -> MicroUsd {
-    MicroUsd(micros)
-}
-
-/// Seconds.
-pub(crate) const fn s(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
+/// `few` by default, `many` under `make stress`.
+pub(crate) fn share<T>(few: T, many: T) -> T {
+    if is_stress() { many } else { few }
 }

@@ -1,4 +1,7 @@
 //! The ledger's record: one row per event, added and never changed (the table's triggers refuse anything else).
+//!
+//! A line is written in the transaction whose outcome it states, so record and balances cannot disagree after a crash.
+//! Nothing here may decide about money: what a step is allowed to do is settled before it is written down.
 
 use rusqlite::{Row, params};
 

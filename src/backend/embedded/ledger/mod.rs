@@ -144,6 +144,7 @@ pub(super) fn orphan(step: &mut Step<'_>, instance: &InstanceId) -> rusqlite::Re
 fn reserve(step: &mut Step<'_>, request: &ReserveRequest) -> Result<ReserveOutcome, Halt> {
     const IS_RESERVED: &str = statement(SQL, "is reserved");
     const RESERVE: &str = statement(SQL, "reserve");
+    step.must_not_be_undone();
     expire_due(step)?;
     if step.db.prepare_cached(IS_RESERVED)?.exists([&request.id])? {
         return Ok(ReserveOutcome::Granted);
@@ -225,6 +226,7 @@ fn release(step: &mut Step<'_>, id: &str) -> Result<(), Halt> {
 fn adjust(step: &mut Step<'_>, request: &str, scope: &Scope, adjustment: Adjustment) -> Result<Balance, Halt> {
     const ADJUSTMENT: &str = statement(SQL, "adjustment");
     const ADJUST: &str = statement(SQL, "adjust");
+    step.must_not_be_undone();
     expire_due(step)?;
     if let Some(recorded) = step.db.prepare_cached(ADJUSTMENT)?.query_row([request], balance).optional()? {
         return Ok(recorded);
