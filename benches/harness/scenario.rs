@@ -1,7 +1,7 @@
 //! What is measured: shapes of jobs, durations of replies, slots.
 //!
 //! The first two shapes are those on which other schedulers were measured (a fan-out of equal tasks; a random graph with
-//! log-normal durations), so that ratios can be compared; the last two show the engine's own cost. A scenario must be
+//! log-normal durations), so that ratios can be compared; the last shows the engine's own cost. A scenario must be
 //! reproducible from its numbers alone.
 
 use std::time::Duration;
@@ -45,14 +45,13 @@ const fn scenario(
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 7] = [
+pub(crate) const SCENARIOS: [Scenario; 6] = [
     scenario("fan-out-10", 10, (10, 10), (0, 0), Replies::Fixed(200)),
     scenario("fan-out-50", 50, (10, 10), (0, 0), Replies::Fixed(200)),
     scenario("random-10", 10, (10, 100), (1_500, 0), Replies::LogNormal),
     scenario("random-50", 50, (10, 100), (1_500, 0), Replies::LogNormal),
     scenario("random-100", 100, (10, 100), (1_500, 0), Replies::LogNormal),
     scenario("overhead-1000", 64, (10, 100), (0, 0), Replies::Instant),
-    scenario("overhead-10000", 64, (100, 100), (0, 0), Replies::Instant),
 ];
 
 /// The figures of one run.
