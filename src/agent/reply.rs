@@ -13,8 +13,8 @@ use super::{Rejection, block, elision};
 use crate::llm::{LlmReply, StopReason};
 use crate::protocol::{AgentType, FeaturePlan, FeatureSpec, ProtocolError, StrategicPlan, validate};
 
-/// Most bytes of a plan; fifteen features with contract and instructions stay far below.
-const MAX_PLAN_BYTES: usize = 4 << 20;
+/// Most bytes of a plan; ten thousand files stay below.
+const MAX_PLAN_BYTES: usize = 2 << 20;
 /// Files that may be empty: their existence is their meaning.
 const MAY_BE_EMPTY: [&str; 6] = ["__init__.py", ".gitkeep", ".keep", "py.typed", ".nojekyll", "__init__.pyi"];
 

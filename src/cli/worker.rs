@@ -7,14 +7,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use tokio_util::sync::CancellationToken;
 
 use super::args::{Common, FleetArgs};
 use super::interrupts::Interrupts;
 use super::screen::Screen;
 use super::{Exit, Failure, opened, run_to_exit};
 use crate::config::Environment;
-use crate::fleet::{self, Parts};
+use crate::fleet::{self, Parts, Stop};
 use crate::protocol::AgentType;
 
 /// How long running calls may take to finish after SIGTERM or Ctrl-C.
@@ -54,15 +53,18 @@ async fn work(screen: &Screen, cli: WorkerCli, agent: &'static str) -> Result<Ex
     Ok(Exit::Done)
 }
 
-/// Cancelled by SIGTERM or Ctrl-C.
-fn stop_on_signal(screen: Screen) -> Result<CancellationToken, Failure> {
+/// Told by SIGTERM or Ctrl-C; the second one is impatient.
+fn stop_on_signal(screen: Screen) -> Result<Stop, Failure> {
     let mut interrupts = Interrupts::listen()?;
-    let stop = CancellationToken::new();
-    let token = stop.clone();
+    let stop = Stop::default();
+    let told = stop.clone();
     tokio::spawn(async move {
         interrupts.next().await;
         screen.note("stopping: running tasks are being finished, nothing new is taken");
-        token.cancel();
+        told.gently.cancel();
+        interrupts.next().await;
+        screen.note("cutting running calls off; they stay paid");
+        told.at_once.cancel();
     });
     Ok(stop)
 }
@@ -101,6 +103,6 @@ async fn serve(screen: &Screen, common: &Common) -> Result<Exit, Failure> {
     let (backend, instance) = opened::open(common, &loaded, "coordinator").await?;
     screen.note(&format!("coordinator {instance}: serving the jobs in {}", common.data.display()));
     let stop = stop_on_signal(screen.clone())?;
-    fleet::serve(&backend, &loaded.settings, &opened::config_base(common), instance, stop).await?;
+    fleet::serve(&backend, &loaded.settings, &opened::config_base(common), instance, stop.gently).await?;
     Ok(Exit::Done)
 }

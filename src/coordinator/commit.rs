@@ -65,7 +65,7 @@ impl Coordinator {
         if running.committing || running.commit_failed {
             return Ok(());
         }
-        let Some(order) = next_order(running) else { return Ok(()) };
+        let Some(order) = next_order(running, self.backend.clock.now()) else { return Ok(()) };
         running.committing = true;
         let artifacts = Arc::clone(&self.backend.artifacts);
         let sender = self.commits.0.clone();
@@ -118,8 +118,8 @@ fn fail(
     running.stage(Decision::End { outcome: JobOutcome::Failed, reason }, now)
 }
 
-fn next_order(running: &Running) -> Option<CommitOrder> {
-    let calls_are_in = running.gives_up_at.is_some() && running.job.in_flight().len() == 0;
+fn next_order(running: &Running, now: Timestamp) -> Option<CommitOrder> {
+    let calls_are_in = running.gives_up_at.is_some_and(|at| running.job.in_flight().len() == 0 || now >= at);
     let (feature, complete) = match running.job.commit_ready().into_iter().next() {
         Some(feature) => (feature, true),
         None if calls_are_in => (running.job.uncommitted().into_iter().next()?, false),

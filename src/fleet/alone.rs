@@ -16,10 +16,19 @@ use crate::coordinator::{Coordinator, CoordinatorError, Lead};
 use crate::protocol::{AgentType, InstanceId};
 use crate::worker::{Worker, WorkerOptions};
 
+/// How a process is asked to end.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Finish what runs, take nothing new.
+    pub gently: CancellationToken,
+    /// Cut running calls off as well; they are charged in full.
+    pub at_once: CancellationToken,
+}
+
 /// How often a standby asks for the lead.
 const STANDBY: Duration = Duration::from_secs(1);
 
-/// Works on tasks of `agents` until `stop`, then drains.
+/// Works on tasks of `agents` until `stop`, then drains, at once if it says so.
 ///
 /// # Errors
 /// [`FleetError::Worker`] when the worker cannot go on.
@@ -30,10 +39,20 @@ pub async fn work(
     agents: Vec<AgentType>,
     slots: u32,
     drain: Duration,
-    stop: CancellationToken,
+    stop: Stop,
 ) -> Result<(), FleetError> {
     let options = WorkerOptions { instance, agents, slots, drain };
-    let outcome = Worker::new(backend.clone(), options, parts.executor(backend)).run(stop).await;
+    let worker = Worker::new(backend.clone(), options, parts.executor(backend));
+    let abort = worker.abort_handle();
+    let run = worker.run(stop.gently);
+    tokio::pin!(run);
+    let outcome = tokio::select! {
+        ended = &mut run => ended,
+        () = stop.at_once.cancelled() => {
+            abort.cancel();
+            run.await
+        }
+    };
     parts.stop().await;
     Ok(outcome?)
 }

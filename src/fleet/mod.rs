@@ -8,7 +8,7 @@ mod assemble;
 mod error;
 mod local;
 
-pub use alone::{serve, work};
+pub use alone::{Stop, serve, work};
 pub use assemble::{Parts, Replay, check_roles};
 pub use error::FleetError;
 pub use local::{LocalFleet, LocalOptions};

@@ -46,7 +46,7 @@ fn wrong_plans(plan: &StrategicPlan) -> Vec<Row> {
         (bent(plan, |value| value["vibe"] = json!("good")), "CS-REPLY-018", "vibe"),
         (bent(plan, |value| value["features"] = json!("five")), "CS-REPLY-018", "five"),
         (Reply::new(""), "CS-REPLY-006", "no complete answer"),
-        (Reply::new("x".repeat(1_100_000)).output_tokens(10), "CS-REPLY-014", "1100000 bytes"),
+        (Reply::new("x".repeat(2_200_000)).output_tokens(10), "CS-REPLY-014", "2200000 bytes"),
         (Reply::new(json!(plan).to_string()).fault(Fault::MaxTokens), "CS-REPLY-001", "truncated"),
     ]
 }
