@@ -12,14 +12,13 @@ use codeswarm::backend::{Backend, Disposition, Expected, Queue, Write};
 use codeswarm::clock::Clock;
 use codeswarm::config::{Environment, Layers, Settings};
 use codeswarm::coordinator::{Lead, Submission, submit};
-use codeswarm::fleet::{LocalFleet, LocalOptions, Parts, work};
+use codeswarm::fleet::{LocalFleet, LocalOptions, Parts, Stop, work};
 use codeswarm::job::{Job, JobStatus};
 use codeswarm::llm::replay::{FakeOptions, FakeServer, Synthetic};
 use codeswarm::protocol::{Event, InstanceId, JobId, JobOutcome, JobSettings, MicroUsd, Origin, TaskResult, validate};
 use codeswarm::worker::{CARD_PREFIX, WorkerCard};
 use tempfile::TempDir;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use crate::support::stores::SOON;
 
@@ -132,13 +131,13 @@ async fn a_result_read_by_the_leader_of_another_job_is_reported_again_and_not_pa
     let job = bench.submit().await;
     bench.dispatch_only(&job).await;
 
-    let stop = CancellationToken::new();
+    let stop = Stop::default();
     let parts = bench.parts().await;
     let (agents, worker) = (parts.agents(), InstanceId::new("worker").unwrap());
     let working = work(&bench.backend, parts, worker, agents, 1, Duration::ZERO, stop.clone());
     let reading = async {
         let result = bench.read_elsewhere().await;
-        stop.cancel();
+        stop.gently.cancel();
         result
     };
     let (worked, lost) = tokio::join!(working, reading);
