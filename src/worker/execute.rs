@@ -105,6 +105,8 @@ impl Executor {
             message.attempt,
             u64::from(claims),
         );
+        // A repair of what was refused may use what the budget keeps for repairs.
+        let call_context = if message.feedback.is_some() { call_context.with_hold_back() } else { call_context };
         let minimum = agent::minimum_output_tokens(message).min(request.max_tokens);
         let called = self.metered.call(request, &call_context, minimum, cancel).await;
         let outcome = match called.result {

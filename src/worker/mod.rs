@@ -25,7 +25,7 @@ pub use execute::Executor;
 
 use crate::backend::{Backend, BackendError, Expected, Queue, Write};
 use crate::clock::Timestamp;
-use crate::error::{Coded, Retry};
+use crate::error::Coded;
 use crate::protocol::{AgentType, InstanceId, Priority};
 
 /// What one worker serves.
@@ -188,7 +188,6 @@ async fn slot(shared: Arc<Shared>, shutdown: CancellationToken) -> Result<(), Ba
                 tracing::warn!(%error, failures, "cannot pull; trying again");
                 tokio::time::sleep(crate::resilience::RetryPolicy::store().delay(failures)).await;
             }
-            Err(error) if error.retry() == Retry::Never || failures >= MAX_STORE_FAILURES => return Err(error),
             Err(error) => return Err(error),
         }
     }
