@@ -3,7 +3,12 @@
 //! Both are measured in the same run on the same disk, because a reservation is as durable as a flush and can never be
 //! faster than one. Nothing here asserts a time.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a benchmark prints, and fails by panicking"
+)]
 
 use std::io::Write;
 use std::path::Path;

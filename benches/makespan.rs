@@ -5,7 +5,13 @@
 //! computed from the same graph and durations: an ideal list scheduler without any overhead, critical path first, and
 //! the plain lower bound. Nothing here asserts a time: machines are noisy, ratios of one run are not.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a benchmark prints, and fails by panicking"
+)]
 
 #[path = "harness/ideal.rs"]
 mod ideal;

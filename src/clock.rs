@@ -81,7 +81,7 @@ impl Clock {
 
     /// The current instant.
     #[must_use]
-    #[allow(clippy::disallowed_methods)] // the one place that may read the system clock
+    #[expect(clippy::disallowed_methods, reason = "the one place that may read the system clock")]
     pub fn now(&self) -> Timestamp {
         match &self.hand {
             Some(hand) => Timestamp(hand.load(Ordering::SeqCst)),

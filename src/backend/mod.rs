@@ -18,6 +18,7 @@ pub mod error;
 pub mod events;
 pub mod ledger;
 pub mod locks;
+pub mod presence;
 pub mod state;
 
 use std::sync::Arc;

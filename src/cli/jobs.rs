@@ -97,8 +97,7 @@ pub(super) async fn is_active(backend: &Backend, watched: &Watched) -> Result<bo
     if watched.is_settled() || coordinator::leader(backend).await?.is_none() {
         return Ok(false);
     }
-    let stop = worker::stop_key(watched.job.id());
-    let stopped = backend.state.get(&[stop]).await?.into_iter().flatten().any(|entry| entry.value.is_some());
+    let stopped = worker::is_stopped(backend.state.as_ref(), watched.job.id()).await?;
     Ok(!stopped || matches!(watched.job.status(), JobStatus::Ended(_)))
 }
 

@@ -122,7 +122,7 @@ async fn submit_alone(backend: &Backend, instance: &InstanceId, submission: Subm
     Ok(coordinator::submit(backend, instance, submission).await?)
 }
 
-#[allow(clippy::too_many_arguments)] // all of them distinct, and used once
+#[expect(clippy::too_many_arguments, reason = "all of them distinct, and used once")]
 async fn lead(
     screen: &Screen,
     fleet: &FleetArgs,

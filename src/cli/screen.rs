@@ -2,7 +2,6 @@
 //!
 //! A reader that closes its pipe has read enough: that is the end of the program, not a fault. Colour and bars are for
 //! terminals only, and `NO_COLOR` is honoured.
-#![allow(clippy::print_stdout, clippy::print_stderr)] // the one place that prints
 
 use std::io::{ErrorKind, IsTerminal, Write};
 

@@ -122,7 +122,7 @@ impl<'a> Summary<'a> {
         if sequential <= active {
             return Some(took);
         }
-        #[allow(clippy::cast_precision_loss)] // display only
+        #[expect(clippy::cast_precision_loss, reason = "display only")]
         let factor = sequential as f64 / active as f64;
         Some(format!("{took}, {factor:.1} times as long"))
     }

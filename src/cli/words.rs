@@ -24,7 +24,7 @@ pub(super) fn clock(duration: Duration) -> String {
 }
 
 /// Milliseconds as seconds, for display.
-#[allow(clippy::cast_precision_loss)] // display only
+#[expect(clippy::cast_precision_loss, reason = "display only")]
 pub(super) fn seconds(milliseconds: u64) -> f64 {
     milliseconds as f64 / 1_000.0
 }

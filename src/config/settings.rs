@@ -32,7 +32,7 @@ pub struct Settings {
 /// `[job]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs)] // documented in config/default.toml, which users read
+#[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
 pub struct JobDefaults {
     pub budget_usd: String,
     pub min_features: u32,
@@ -49,7 +49,7 @@ pub struct JobDefaults {
 /// `[fleet]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
+#[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
 pub struct FleetSettings {
     pub concurrency: u32,
     pub prefetch_percent: u32,
@@ -58,7 +58,7 @@ pub struct FleetSettings {
 /// `[budget]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
+#[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
 pub struct BudgetSettings {
     pub warn_percent: u64,
     pub hold_back_percent: u64,
@@ -68,7 +68,7 @@ pub struct BudgetSettings {
 /// `[llm]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
+#[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
 pub struct LlmSettings {
     pub provider: String,
     pub base_url: String,
@@ -89,7 +89,7 @@ pub struct LlmSettings {
 /// `[storage]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
+#[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
 pub struct StorageSettings {
     pub durability: String,
 }
@@ -97,7 +97,7 @@ pub struct StorageSettings {
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
+#[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
 pub struct LogSettings {
     pub filter: String,
     pub json: bool,
@@ -106,7 +106,7 @@ pub struct LogSettings {
 /// `[roles.<agent type>]`
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
+#[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
 pub struct RoleSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,

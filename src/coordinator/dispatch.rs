@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::running::Running;
 use super::{Coordinator, CoordinatorError};
-use crate::backend::{Backend, BackendError, Outgoing, Queue};
+use crate::backend::{Backend, BackendError, Outgoing, Queue, presence};
 use crate::job::{Decision, Task};
 use crate::protocol::{Envelope, FailureKind, InstanceId, JobId, MessageKind, Recipient, TaskId, TaskMessage};
 use crate::schedule::{self, Candidate, Capacity, InFlight};
@@ -50,10 +50,9 @@ impl Coordinator {
     pub(super) async fn refresh_capacity(&mut self) -> Result<(), CoordinatorError> {
         let snapshot = self.backend.state.snapshot(FLEET_PREFIX).await?;
         let is_dead = |instance: &InstanceId| {
-            let key = format!("{FLEET_PREFIX}instance/{instance}");
+            let key = presence::key(instance);
             let entry = snapshot.entries.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.as_ref());
-            let state = entry.and_then(|value| serde_json::from_slice::<serde_json::Value>(value).ok());
-            state.is_some_and(|value| value.get("state").is_some_and(|state| state == "dead"))
+            entry.is_some_and(|value| presence::is_dead(value))
         };
         let mut capacity = Capacity::default();
         for entry in snapshot.entries.iter().filter(|entry| entry.key.starts_with(CARD_PREFIX)) {

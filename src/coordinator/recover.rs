@@ -101,12 +101,10 @@ pub(super) async fn set_stop(
     id: &JobId,
     why: Option<&'static str>,
 ) -> Result<(), CoordinatorError> {
-    let key = worker::stop_key(id);
-    let present =
-        backend.state.get(std::slice::from_ref(&key)).await?.into_iter().flatten().any(|entry| entry.value.is_some());
-    if present == why.is_some() {
+    if worker::is_stopped(backend.state.as_ref(), id).await? == why.is_some() {
         return Ok(());
     }
+    let key = worker::stop_key(id);
     let write = Write { key, expected: Expected::Any, value: why.map(|text| Bytes::from_static(text.as_bytes())) };
     backend.state.commit(writer, vec![write]).await?;
     Ok(())

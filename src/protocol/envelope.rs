@@ -3,8 +3,6 @@
 //! Addressing, expiry, causation and trace context live here so that payloads stay plain. Expiry is checked by
 //! the receiver against its own clock. The envelope must never carry a secret: brokers store it.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use super::{AgentType, InstanceId, JobId, MicroUsd, TaskId};
@@ -12,9 +10,6 @@ use crate::clock::{self, Timestamp};
 
 /// Version of the envelope and of all payloads in this room; golden files pin the bytes of each.
 pub const SCHEMA_VERSION: u16 = 1;
-
-/// How long a request stays valid when its sender names no time to live (REQUIREMENTS B1).
-pub const DEFAULT_REQUEST_TTL: Duration = Duration::from_secs(30);
 
 /// What kind of message an envelope holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

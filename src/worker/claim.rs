@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{BackendError, Expected, StateStore, Write};
+use crate::backend::{BackendError, Expected, StateStore, Write, presence};
 use crate::clock::{Clock, Timestamp};
 use crate::protocol::{InstanceId, JobId, TaskMessage, TaskResult};
 
@@ -66,9 +66,13 @@ fn attempt_key(message: &TaskMessage) -> String {
     format!("attempt/{}/{}/{}", message.job, message.task, message.attempt)
 }
 
-/// Key under which every process says whether it lives.
-fn instance_key(instance: &InstanceId) -> String {
-    format!("fleet/instance/{instance}")
+/// True while the attempts of `job` must not be claimed.
+///
+/// # Errors
+/// Whatever the state store answers.
+pub async fn is_stopped(state: &dyn StateStore, job: &JobId) -> Result<bool, BackendError> {
+    let found = state.get(&[stop_key(job)]).await?;
+    Ok(found.into_iter().flatten().any(|entry| entry.value.is_some()))
 }
 
 /// Claims the attempt of `message` for `worker`.
@@ -119,12 +123,8 @@ pub(super) async fn claim(
 
 /// True when some process has found out that `instance` no longer lives.
 async fn is_dead(state: &dyn StateStore, instance: &InstanceId) -> Result<bool, BackendError> {
-    let found = state.get(&[instance_key(instance)]).await?;
-    let value = found.into_iter().flatten().find_map(|entry| entry.value);
-    let says_dead = |value: Bytes| {
-        serde_json::from_slice::<serde_json::Value>(&value).is_ok_and(|v| v.get("state").is_some_and(|s| s == "dead"))
-    };
-    Ok(value.is_some_and(says_dead))
+    let found = state.get(&[presence::key(instance)]).await?;
+    Ok(found.into_iter().flatten().filter_map(|entry| entry.value).any(|value| presence::is_dead(&value)))
 }
 
 impl Claim {

@@ -9,12 +9,9 @@ use std::path::{Path, PathBuf};
 
 use super::fault::io;
 use super::step::{Operation, Step};
-use super::{broker, column, ledger, locks, state};
-use crate::backend::BackendError;
+use super::{broker, ledger, locks, state};
+use crate::backend::{BackendError, presence};
 use crate::protocol::InstanceId;
-
-const ALIVE: &[u8] = br#"{"state":"alive"}"#;
-const DEAD: &[u8] = br#"{"state":"dead"}"#;
 
 /// Suffix of a lock file's name, after the instance.
 const SUFFIX: &str = ".lock";
@@ -111,7 +108,7 @@ impl Operation for Reap {
             broker::orphan(step, instance)?;
             ledger::orphan(step, instance)?;
             locks::orphan(step, instance)?;
-            state::put(step, step.process, &column::instance_key(instance), DEAD)?;
+            state::put(step, step.process, &presence::key(instance), presence::DEAD)?;
         }
         Ok(())
     }
@@ -132,5 +129,5 @@ impl Operation for Reap {
 
 /// Announces this process in the state store.
 pub(super) fn announce(step: &mut Step<'_>) -> rusqlite::Result<()> {
-    state::put(step, step.process, &column::instance_key(step.process), ALIVE).map(drop)
+    state::put(step, step.process, &presence::key(step.process), presence::ALIVE).map(drop)
 }

@@ -9,7 +9,7 @@ use rusqlite::types::{ToSqlOutput, Type, ValueRef};
 
 use crate::backend::{BackendError, Scope};
 use crate::clock::Timestamp;
-use crate::protocol::{InstanceId, JobId};
+use crate::protocol::JobId;
 
 /// Largest amount of money, in micro-dollars, that one ledger operation may name: beyond 2⁵³ a Lua double is not exact.
 pub(super) const MAX_MONEY: u64 = 1 << 53;
@@ -55,11 +55,6 @@ pub(super) fn job_of(scope: &Scope) -> Option<&JobId> {
         Scope::Account => None,
         Scope::Job(job) => Some(job),
     }
-}
-
-/// The state key under which the fleet sees whether an instance lives.
-pub(super) fn instance_key(instance: &InstanceId) -> String {
-    format!("fleet/instance/{instance}")
 }
 
 /// Refuses an amount that no ledger can hold exactly.
