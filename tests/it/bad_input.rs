@@ -112,9 +112,9 @@ async fn a_budget_below_the_first_call_says_what_it_would_need() {
         let sandbox = self::sandbox();
         let budget = format!("{amount:.6}");
         let arguments = ["--replay", "replay.jsonl", "--replay-bill", "bill.jsonl", "--budget", &budget];
-        // How far the money then reaches depends on how many calls hold some of it at a time.
         let ran = sandbox.run_job(&arguments, &[]).await;
-        assert!(ran.code == Some(4) || (calls && ran.code == Some(0)), "{}", ran.stderr);
+        // Planning costs less than its worst case: what is left may suffice for the rest.
+        assert!(ran.code == Some(4) || calls && ran.code == Some(0), "{ran:?}");
         let bill = std::fs::read(sandbox.at("bill.jsonl")).unwrap();
         assert_eq!(!bill.is_empty(), calls, "{budget}");
     }

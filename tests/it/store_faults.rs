@@ -74,10 +74,10 @@ async fn a_data_directory_in_use_is_refused_with_the_name_of_its_user_who_is_not
         }
     };
     tokio::time::timeout(Duration::from_secs(60), called).await.expect("the first run never called");
-    let second = sandbox.run(&["run", "proposal.md", "--out", "out", "--yes"], &[("ANTHROPIC_BASE_URL", &url)]).await;
-    second.assert_refused(1, "CS-COORD-001", &["another coordinator leads", "run-", "--data"]);
-    let resumed = sandbox.run(&["resume", "--yes"], &[("ANTHROPIC_BASE_URL", &url)]).await;
-    resumed.assert_refused(1, "CS-CLI-023", &["another process is working on job", "codeswarm watch"]);
+    let ran = sandbox.run_job(&[], &[("ANTHROPIC_BASE_URL", &url)]).await;
+    ran.assert_refused(1, "CS-COORD-001", &["another coordinator leads", "run-", "--data"]);
+    let ran = sandbox.run(&["resume", "--yes"], &[("ANTHROPIC_BASE_URL", &url)]).await;
+    ran.assert_refused(1, "CS-CLI-023", &["another process is working on job", "codeswarm watch"]);
     assert!(first.try_wait().unwrap().is_none(), "the first run was disturbed");
     assert_eq!(provider.requests(), 1);
     first.kill().await.unwrap();
