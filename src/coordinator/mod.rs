@@ -115,6 +115,7 @@ impl Coordinator {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let mut handled = Handled::default();
+            let next_retry = self.until_next_retry();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
@@ -125,6 +126,7 @@ impl Coordinator {
                     None => return Err(CoordinatorError::LoopEnded("intake")),
                 },
                 _ = tick.tick() => self.refresh_capacity().await?,
+                () = tokio::time::sleep(next_retry) => {}
             }
             // Here, not only in the tick: under load the inbox is never empty, and the lease has to be kept all the same.
             self.leadership.keep(&self.backend).await?;
@@ -135,19 +137,26 @@ impl Coordinator {
         }
     }
 
-    /// Everything that follows from what has just been handled, in crash-safe order: log, publish, acknowledge.
+    /// Everything that follows from what has just been handled, in crash-safe order: log first, then publish and acknowledge.
     async fn step(&mut self, handled: Handled) -> Result<(), CoordinatorError> {
         self.advance().await?;
         let messages = self.dispatch()?;
         for running in self.jobs.values_mut() {
             running.flush(&self.backend).await?;
         }
-        if !messages.is_empty() {
-            self.backend.broker.publish(messages).await?;
-        }
-        handled.acknowledge(&self.backend).await?;
+        // Both follow from the log, and whatever a crash leaves undone is done again from it; so neither waits for the other.
+        let publish = async { if messages.is_empty() { Ok(()) } else { self.backend.broker.publish(messages).await } };
+        tokio::try_join!(publish, handled.acknowledge(&self.backend))?;
         self.drop_ended().await;
         Ok(())
+    }
+
+    /// Time until the next attempt of some task is due, or the longest that a tick takes.
+    fn until_next_retry(&self) -> Duration {
+        let now = self.backend.clock.now();
+        let next = self.jobs.values().filter_map(|running| running.job.next_retry_at()).min();
+        // One that is due already and still not out waits for a slot, not for the clock.
+        next.map(|at| at.since(now)).filter(|wait| !wait.is_zero()).map_or(TICK, |wait| wait.min(TICK))
     }
 
     /// True when the one job that was to be led has ended and nothing of it is under way any more.

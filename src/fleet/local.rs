@@ -62,6 +62,7 @@ impl LocalFleet {
         let worker = Worker::new(backend.clone(), worker_options, parts.executor(backend));
         let (stop_coordinator, stop_worker) = (CancellationToken::new(), CancellationToken::new());
         let abort = worker.abort_handle();
+        worker.announce().await?;
         let worker = tokio::spawn(worker.run(stop_worker.clone()));
         let stop = stop_coordinator.clone();
         let coordinator = tokio::spawn(async move { coordinator.run(stop).await.map_err(FleetError::from) });

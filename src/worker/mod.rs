@@ -13,6 +13,7 @@ mod report;
 mod stop;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -106,6 +107,8 @@ struct Shared {
     stops: stop::Stops,
     /// Ends a drain before its time is up.
     abort: CancellationToken,
+    /// The card has been written.
+    announced: AtomicBool,
 }
 
 impl Worker {
@@ -115,8 +118,28 @@ impl Worker {
         let reporter = report::Reporter::start(&backend, &options.instance);
         let stops = stop::Stops::default();
         Self {
-            shared: Arc::new(Shared { backend, options, executor, reporter, stops, abort: CancellationToken::new() }),
+            shared: Arc::new(Shared {
+                backend,
+                options,
+                executor,
+                reporter,
+                stops,
+                abort: CancellationToken::new(),
+                announced: AtomicBool::new(false),
+            }),
         }
+    }
+
+    /// Tells the coordinators how many slots there are, so that they hand out as much as can be worked on. [`Worker::run`]
+    /// does it too; a process that leads as well does it before, or its first tasks would go out to an unknown fleet.
+    ///
+    /// # Errors
+    /// Store errors.
+    pub async fn announce(&self) -> Result<(), BackendError> {
+        if self.shared.announced.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        announce(&self.shared).await
     }
 
     /// Cancelling this after `shutdown` ends the drain at once.
@@ -131,8 +154,8 @@ impl Worker {
     /// # Errors
     /// [`WorkerError`] when a slot dies or the stores stay away; the process should end then, not linger.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorkerError> {
+        self.announce().await?;
         let shared = self.shared;
-        announce(&shared).await?;
         let stop_listener = shared.stops.listen(shared.backend.broker.signals(), shutdown.clone());
         let mut slots = JoinSet::new();
         for _ in 0..shared.options.slots {
@@ -202,7 +225,7 @@ fn queues(agents: &[AgentType]) -> Vec<Queue> {
         .collect()
 }
 
-/// Tells the coordinators how many slots there are, so that they hand out as much as can be worked on.
+/// Writes the worker's card.
 async fn announce(shared: &Shared) -> Result<(), BackendError> {
     let options = &shared.options;
     let since = shared.backend.clock.now();
