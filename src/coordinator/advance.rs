@@ -39,7 +39,9 @@ impl Coordinator {
     async fn warn(&mut self, id: &JobId, now: Timestamp) -> Result<(), CoordinatorError> {
         let Some(running) = self.jobs.get_mut(id) else { return Ok(()) };
         let cost = running.job.cost().0;
-        if running.warned || cost == running.balance_seen_at {
+        // The ledger knows of more than the log (calls that never reported), but hardly of more than a tenth of the budget.
+        let near = running.job.budget().percent(self.options.warn_percent.saturating_sub(10)).0;
+        if running.warned || cost == running.balance_seen_at || cost < near {
             return Ok(());
         }
         running.balance_seen_at = cost;

@@ -14,7 +14,7 @@ use crate::protocol::{
 };
 
 /// Most files that a task sees as indirect dependencies; more would not fit into a prompt.
-const MAX_INDIRECT_FILES: usize = 200;
+const MAX_INDIRECT_FILES: usize = 64;
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -10,14 +10,15 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::Ran;
-use crate::agent::{self, AgentChoice, AgentError, ContextLimits, ContextText, Product, Role, RoleBook, TaskContext};
+use super::texts::Texts;
+use crate::agent::{self, AgentChoice, AgentError, ContextLimits, Product, Role, RoleBook, TaskContext};
 use crate::backend::{Artifacts, Backend, BackendError};
 use crate::budget::CallContext;
 use crate::clock;
 use crate::error::{Coded, Retry};
 use crate::llm::{LlmError, Metered};
 use crate::protocol::{
-    ArtifactRef, ContextFile, FailureKind, InstanceId, Receipt, StrategicPlan, TaskFailure, TaskMessage, TaskOutcome,
+    ArtifactRef, FailureKind, InstanceId, Receipt, StrategicPlan, TaskFailure, TaskMessage, TaskOutcome,
 };
 
 /// Shared texts of this many jobs are kept; more jobs at once only cost reading them again.
@@ -43,6 +44,8 @@ pub struct Executor {
     /// The agent types planners may choose from.
     choices: Arc<[AgentChoice]>,
     limits: ContextLimits,
+    /// Files that tasks depend on.
+    file_texts: Texts,
     /// Shared texts by (proposal, plan), most recent last. Tokio mutex: held while they are read from the store, so that a
     /// fan-out of a hundred tasks reads them once.
     kept: Mutex<Vec<(TextsKey, JobTexts)>>,
@@ -59,6 +62,7 @@ impl Executor {
             roles,
             choices,
             limits,
+            file_texts: Texts::default(),
             kept: Mutex::new(Vec::new()),
         }
     }
@@ -140,17 +144,9 @@ impl Executor {
             plan: texts.plan,
             head: texts.head,
             agents: Arc::clone(&self.choices),
-            dependencies: self.read_all(&message.dependencies).await?,
-            interfaces: self.read_all(&message.interfaces).await?,
+            dependencies: self.file_texts.read(self.artifacts.as_ref(), &message.dependencies).await?,
+            interfaces: self.file_texts.read(self.artifacts.as_ref(), &message.interfaces).await?,
         })
-    }
-
-    async fn read_all(&self, files: &[ContextFile]) -> Result<Vec<ContextText>, BackendError> {
-        let mut texts = Vec::with_capacity(files.len());
-        for file in files {
-            texts.push(ContextText { path: file.path.clone(), bytes: self.artifacts.get(&file.artifact).await? });
-        }
-        Ok(texts)
     }
 
     /// The proposal and the plan of the message's job, read once per job.

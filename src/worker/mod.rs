@@ -11,6 +11,7 @@ mod execute;
 mod heartbeat;
 mod report;
 mod stop;
+mod texts;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

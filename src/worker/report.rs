@@ -63,6 +63,8 @@ impl Reporter {
 
 async fn write_reports(backend: Backend, instance: InstanceId, mut receiver: mpsc::Receiver<Report>) {
     let mut batch = Vec::with_capacity(QUEUE);
+    // Deliveries whose results are published; acknowledged beside the next results, or at once if there are none.
+    let mut published = Vec::new();
     while receiver.recv_many(&mut batch, QUEUE).await > 0 {
         let mut messages = Vec::with_capacity(batch.len());
         let mut acks = Vec::with_capacity(batch.len());
@@ -75,28 +77,43 @@ async fn write_reports(backend: Backend, instance: InstanceId, mut receiver: mps
                 Err(error) => acks.push((report.tag, Disposition::DeadLetter(error.to_string()))),
             }
         }
-        write_batch(&backend, messages, acks).await;
+        let (written, ()) =
+            tokio::join!(publish(&backend, messages), dispose(&backend, std::mem::take(&mut published)));
+        if written {
+            published = acks;
+        }
+        if receiver.is_empty() {
+            dispose(&backend, std::mem::take(&mut published)).await;
+        }
     }
 }
 
-/// Publishes, then acknowledges; both are idempotent, so a failure simply starts over.
-async fn write_batch(backend: &Backend, messages: Vec<Outgoing>, acks: Vec<(DeliveryTag, Disposition)>) {
+/// Publishes results; false when they have to come back by redelivery. Repeating it changes nothing.
+async fn publish(backend: &Backend, messages: Vec<Outgoing>) -> bool {
     for attempt in 1..=WRITE_ATTEMPTS {
-        let written = async {
-            backend.broker.publish(messages.clone()).await?;
-            backend.broker.dispose(acks.clone()).await
-        };
-        match written.await {
-            Ok(()) | Err(BackendError::LeaseLost { .. }) => return,
+        match backend.broker.publish(messages.clone()).await {
+            Ok(()) => return true,
             Err(error) if error.retry().is_retryable() => {
                 tracing::warn!(%error, attempt, "results not written yet");
                 tokio::time::sleep(RetryPolicy::store().delay(attempt)).await;
             }
             Err(error) => {
                 tracing::error!(%error, "results cannot be written; they come back by redelivery");
-                return;
+                return false;
             }
         }
+    }
+    false
+}
+
+/// Disposes of deliveries whose results are published. One that fails is delivered again and answered from its claim.
+async fn dispose(backend: &Backend, deliveries: Vec<(DeliveryTag, Disposition)>) {
+    if deliveries.is_empty() {
+        return;
+    }
+    match backend.broker.dispose(deliveries).await {
+        Ok(()) | Err(BackendError::LeaseLost { .. }) => {}
+        Err(error) => tracing::warn!(%error, "deliveries were not acknowledged; they come back and are answered again"),
     }
 }
 

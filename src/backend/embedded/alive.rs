@@ -113,6 +113,11 @@ impl Operation for Reap {
         Ok(())
     }
 
+    /// Whatever loss of power undoes of it, the next process on the directory does again.
+    fn must_flush(&self) -> bool {
+        false
+    }
+
     fn answer(self: Box<Self>, failure: Option<BackendError>) {
         for Dead { instance, path, .. } in &self.dead {
             match &failure {

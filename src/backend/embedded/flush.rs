@@ -7,9 +7,16 @@
 //! power failure undoes is a suffix of such steps: calls may have to be repeated, but their reservations are on disk
 //! and count as spent. SQLite runs with `synchronous = NORMAL`, which flushes nothing at a commit and everything, in
 //! the right order, at a checkpoint; this is then the flush that `FULL` would have done. It must never be skipped.
+//!
+//! A thread of its own flushes, so that writing goes on meanwhile: whoever waits is answered after a flush that began
+//! after his commit, together with everyone who came until then.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::fault::io;
+use super::step::Operation;
 
 /// SQLite's write-ahead log of one database.
 pub(super) struct LogFlush {
@@ -39,6 +46,39 @@ impl LogFlush {
             }
         };
         file.sync_data()
+    }
+}
+
+/// The thread that flushes and then answers.
+pub(super) struct Flusher {
+    waiting: Sender<Vec<Box<dyn Operation>>>,
+}
+
+impl Flusher {
+    /// Starts the thread for the database in `file`; it ends with the handle, after the last answer.
+    pub(super) fn start(file: &Path) -> std::io::Result<Self> {
+        let (waiting, queue) = channel();
+        let (log, name) = (LogFlush::of(file), file.to_owned());
+        std::thread::Builder::new()
+            .name("store-flusher".into())
+            .spawn(move || answer_after_flush(log, &name, &queue))?;
+        Ok(Self { waiting })
+    }
+
+    /// Answers `operations`, which are committed, once they survive loss of power.
+    pub(super) fn answer(&self, operations: Vec<Box<dyn Operation>>) {
+        // The thread lives as long as this handle; were it gone all the same, dropping tells the callers that.
+        let _ = self.waiting.send(operations);
+    }
+}
+
+fn answer_after_flush(mut log: LogFlush, file: &Path, queue: &Receiver<Vec<Box<dyn Operation>>>) {
+    while let Ok(mut operations) = queue.recv() {
+        operations.extend(queue.try_iter().flatten());
+        let flushed = log.flush();
+        for operation in operations {
+            operation.answer(flushed.as_ref().err().map(|error| io(file, error)));
+        }
     }
 }
 

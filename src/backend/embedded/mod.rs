@@ -38,7 +38,7 @@ pub use self::inspect::{Inspection, exists, inspect};
 
 use self::alive::Lives;
 use self::fault::closed;
-use self::flush::LogFlush;
+use self::flush::Flusher;
 use self::inbox::Inbox;
 use self::reader::Reader;
 use self::waiting::WaitingRoom;
@@ -113,6 +113,10 @@ fn start(directory: &Path, instance: &InstanceId, durability: Durability, clock:
     let name = file.display().to_string();
     let last_signal = broker::newest_signal(&db).map_err(|error| fault::classify(&error, &name))?;
     let reader = Reader::start(&file)?;
+    let flusher = match durability {
+        Durability::Full => Some(Flusher::start(&file).map_err(|error| fault::io(&file, &error))?),
+        Durability::Process => None,
+    };
     let (inbox, queue) = Inbox::new();
     let (signals, _) = broadcast::channel(SIGNAL_BUFFER);
     let mut writer = Writer {
@@ -126,7 +130,7 @@ fn start(directory: &Path, instance: &InstanceId, durability: Durability, clock:
         room: WaitingRoom::default(),
         next_lease: i64::from_str_radix(&random_token(15), 16).unwrap_or(1),
         last_signal,
-        log: (durability == Durability::Full).then(|| LogFlush::of(&file)),
+        flusher,
     };
     writer.begin(guard)?;
     std::thread::Builder::new()

@@ -29,8 +29,8 @@ pub(super) struct Step<'a> {
     pub(super) scopes: ScopeCache,
     /// Ids of the reservations this transaction has expired; `None` until it has looked.
     pub(super) expired: Option<Vec<String>>,
-    /// Whether this transaction has to survive loss of power before anybody is answered.
-    pub(super) flush: bool,
+    /// Whether the operation at work has to survive loss of power before its caller is answered.
+    pub(super) must_flush: bool,
     /// Whether this transaction has removed ended leases and abandoned waiters.
     pub(super) locks_purged: bool,
 }
@@ -38,7 +38,7 @@ pub(super) struct Step<'a> {
 impl Step<'_> {
     /// This step must not be undone by loss of power once its caller has been answered.
     pub(super) const fn must_not_be_undone(&mut self) {
-        self.flush = true;
+        self.must_flush = true;
     }
 }
 
@@ -69,6 +69,9 @@ pub(super) trait Operation: Send {
     /// Runs inside a transaction; an error rolls it back.
     fn run(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()>;
 
+    /// Whether the answer has to wait for a flush.
+    fn must_flush(&self) -> bool;
+
     /// Answers the caller after the commit, or with the `failure` that prevented it.
     fn answer(self: Box<Self>, failure: Option<BackendError>);
 }
@@ -77,6 +80,7 @@ pub(super) trait Operation: Send {
 pub(super) struct Call<T, F> {
     body: F,
     outcome: Option<Result<T, BackendError>>,
+    must_flush: bool,
     answer: oneshot::Sender<Result<T, BackendError>>,
     _slot: Option<OwnedSemaphorePermit>,
 }
@@ -92,7 +96,7 @@ where
         slot: Option<OwnedSemaphorePermit>,
     ) -> (Self, oneshot::Receiver<Result<T, BackendError>>) {
         let (answer, outcome) = oneshot::channel();
-        (Self { body, outcome: None, answer, _slot: slot }, outcome)
+        (Self { body, outcome: None, must_flush: false, answer, _slot: slot }, outcome)
     }
 }
 
@@ -102,12 +106,18 @@ where
     F: FnMut(&mut Step<'_>) -> Result<T, Halt> + Send,
 {
     fn run(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()> {
+        step.must_flush = false;
         self.outcome = match (self.body)(step) {
             Ok(value) => Some(Ok(value)),
             Err(Halt::Refused(error)) => Some(Err(error)),
             Err(Halt::Sql(error)) => return Err(error),
         };
+        self.must_flush = step.must_flush;
         Ok(())
+    }
+
+    fn must_flush(&self) -> bool {
+        self.must_flush
     }
 
     fn answer(self: Box<Self>, failure: Option<BackendError>) {

@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 
 use super::alive::{self, Guard, Lives};
 use super::fault::{classify, io};
-use super::flush::LogFlush;
+use super::flush::Flusher;
 use super::inbox::Request;
 use super::ledger::scopes::ScopeCache;
 use super::step::{Call, Effects, Operation, Step};
@@ -46,8 +46,8 @@ pub(super) struct Writer {
     pub(super) next_lease: i64,
     /// Newest signal already passed on.
     pub(super) last_signal: i64,
-    /// The log to flush when a step has to survive loss of power; `None` when nothing has to.
-    pub(super) log: Option<LogFlush>,
+    /// Answers steps that have to survive loss of power; `None` when nothing has to.
+    pub(super) flusher: Option<Flusher>,
 }
 
 /// What a committed transaction leaves to do.
@@ -62,16 +62,12 @@ enum Failure {
     Inside(rusqlite::Error),
     /// At its beginning or its end: none of it can.
     Whole(rusqlite::Error),
-    /// After its end: it happened, but loss of power may undo it.
-    Flush(std::io::Error),
 }
 
 impl Failure {
     fn into_error(self, file: &str) -> BackendError {
-        match self {
-            Self::Inside(error) | Self::Whole(error) => classify(&error, file),
-            Self::Flush(error) => io(file.as_ref(), &error),
-        }
+        let (Self::Inside(error) | Self::Whole(error)) = self;
+        classify(&error, file)
     }
 }
 
@@ -169,19 +165,28 @@ impl Writer {
         }
         match self.transaction(operations, true, all) {
             Ok(committed) => {
-                operations.drain(..).for_each(|operation| operation.answer(None));
+                self.answer(operations);
                 self.finish(committed);
             }
             Err(Failure::Whole(error)) => {
                 operations.drain(..).for_each(|operation| operation.answer(Some(classify(&error, &self.file))));
                 self.room.fail(|| classify(&error, &self.file));
             }
-            Err(Failure::Flush(error)) => {
-                operations.drain(..).for_each(|operation| operation.answer(Some(io(self.file.as_ref(), &error))));
-                self.room.fail(|| io(self.file.as_ref(), &error));
-            }
             Err(Failure::Inside(_)) => self.one_by_one(operations),
         }
+    }
+
+    /// Answers committed operations: at once, or after a flush where that is what the answer means.
+    fn answer(&self, operations: &mut Vec<Box<dyn Operation>>) {
+        let Some(flusher) = &self.flusher else {
+            operations.drain(..).for_each(|operation| operation.answer(None));
+            return;
+        };
+        let flushed: Vec<_> = operations.extract_if(.., |operation| operation.must_flush()).collect();
+        if !flushed.is_empty() {
+            flusher.answer(flushed);
+        }
+        operations.drain(..).for_each(|operation| operation.answer(None));
     }
 
     /// Runs each operation in a transaction of its own, so that only the faulty one fails.
@@ -192,7 +197,7 @@ impl Writer {
             let [operation] = alone;
             match outcome {
                 Ok(committed) => {
-                    operation.answer(None);
+                    self.answer(&mut vec![operation]);
                     self.finish(committed);
                 }
                 Err(failure) => {
@@ -205,7 +210,6 @@ impl Writer {
         match self.transaction(&mut [], true, true) {
             Ok(committed) => self.finish(committed),
             Err(Failure::Inside(error) | Failure::Whole(error)) => self.room.fail(|| classify(&error, &self.file)),
-            Err(Failure::Flush(error)) => self.room.fail(|| io(self.file.as_ref(), &error)),
         }
     }
 
@@ -235,7 +239,7 @@ impl Writer {
             effects: Effects::default(),
             scopes: ScopeCache::default(),
             expired: None,
-            flush: false,
+            must_flush: false,
             locks_purged: false,
         };
         for operation in operations {
@@ -243,11 +247,8 @@ impl Writer {
         }
         step.scopes.write_back(&self.db).map_err(Failure::Inside)?;
         let claims = if claim { self.room.claim(&mut step, all).map_err(Failure::Inside)? } else { Vec::new() };
-        let (effects, flush) = (step.effects, step.flush);
+        let effects = step.effects;
         execute("COMMIT").map_err(Failure::Whole)?;
-        if flush && let Some(log) = &mut self.log {
-            log.flush().map_err(Failure::Flush)?;
-        }
         Ok(Committed { effects, claims })
     }
 
