@@ -10,7 +10,8 @@ use super::{Coordinator, CoordinatorError, recover};
 use crate::backend::Scope;
 use crate::clock::Timestamp;
 use crate::job::{Decision, JobStatus};
-use crate::protocol::{FailureKind, JobId, JobOutcome};
+use crate::protocol::{FailureKind, JobId, JobOutcome, TaskId};
+use crate::worker;
 
 /// How long a cancelled job waits for its running calls to report what they cost.
 const CANCEL_GRACE: Duration = Duration::from_secs(2);
@@ -74,6 +75,12 @@ impl Coordinator {
             running.gives_up_at = Some(now.after(patience));
             if outcome != JobOutcome::Completed {
                 recover::set_stop(&self.backend, &self.options.instance, id, Some("ended")).await?;
+            }
+        } else if running.job.in_flight().len() > 0 && running.gives_up_at > Some(now) {
+            let attempts: Vec<(TaskId, u32)> =
+                running.job.in_flight().map(|task| (task.id.clone(), task.attempt)).collect();
+            if !worker::is_any_claimed(self.backend.state.as_ref(), &self.backend.clock, id, &attempts).await? {
+                running.gives_up_at = Some(now);
             }
         }
         Ok(())

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::{BackendError, Expected, StateStore, Write, presence};
 use crate::clock::{Clock, Timestamp};
-use crate::protocol::{InstanceId, JobId, TaskMessage, TaskResult};
+use crate::protocol::{InstanceId, JobId, TaskId, TaskMessage, TaskResult};
 
 /// How long a claim lasts without renewal; the same as the delivery's lease, for they are renewed together.
 pub const CLAIM_LEASE: Duration = crate::backend::broker::LEASE;
@@ -62,8 +62,31 @@ pub fn stop_key(job: &JobId) -> String {
 }
 
 /// Key of an attempt's record.
-fn attempt_key(message: &TaskMessage) -> String {
-    format!("attempt/{}/{}/{}", message.job, message.task, message.attempt)
+fn attempt_key(job: &JobId, task: &TaskId, attempt: u32) -> String {
+    format!("attempt/{job}/{task}/{attempt}")
+}
+
+/// Whether a result of one of `attempts` is still to come: somebody claimed it and is at work, or has stored the outcome
+/// and is about to report it. What nobody ever claimed lies in a queue and, once the job is stopped, stays unanswered.
+///
+/// # Errors
+/// Whatever the state store answers.
+pub async fn is_any_claimed(
+    state: &dyn StateStore,
+    clock: &Clock,
+    job: &JobId,
+    attempts: &[(TaskId, u32)],
+) -> Result<bool, BackendError> {
+    let keys: Vec<String> = attempts.iter().map(|(task, attempt)| attempt_key(job, task, *attempt)).collect();
+    for entry in state.get(&keys).await?.into_iter().flatten() {
+        if let Some(value) = &entry.value {
+            let record = decode(&entry.key, value)?;
+            if record.outcome.is_some() || record.lease_until > clock.now() {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// True while the attempts of `job` must not be claimed.
@@ -85,11 +108,9 @@ pub(super) async fn claim(
     worker: &InstanceId,
     message: &TaskMessage,
 ) -> Result<ClaimAnswer, BackendError> {
-    let key = attempt_key(message);
+    let key = attempt_key(&message.job, &message.task, message.attempt);
     let mut found = state.get(&[key.clone(), stop_key(&message.job)]).await?;
-    if found.pop().flatten().is_some_and(|stop| stop.value.is_some()) {
-        return Ok(ClaimAnswer::JobStopped);
-    }
+    let is_stopped = found.pop().flatten().is_some_and(|stop| stop.value.is_some());
     let (expected, claims) =
         match found.pop().flatten().and_then(|entry| entry.value.map(|value| (entry.version, value))) {
             None => (Expected::Absent, 0),
@@ -104,6 +125,10 @@ pub(super) async fn claim(
                 (Expected::Version(version), record.claims)
             }
         };
+    // Only now: what was paid for is reported even if the job was stopped meanwhile.
+    if is_stopped {
+        return Ok(ClaimAnswer::JobStopped);
+    }
     let record = AttemptRecord {
         worker: worker.clone(),
         claims: claims + 1,

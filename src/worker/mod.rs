@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use claim::{CLAIM_LEASE, MAX_CLAIMS, is_stopped, stop_key};
+pub use claim::{CLAIM_LEASE, MAX_CLAIMS, is_any_claimed, is_stopped, stop_key};
 pub use execute::Executor;
 
 use crate::backend::{Backend, BackendError, Expected, Queue, Write};

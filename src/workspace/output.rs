@@ -98,10 +98,29 @@ pub(super) fn lock(dir: &Dir) -> Result<std::fs::File, WorkspaceError> {
 
 /// Writes a file that must not exist yet and waits until the disk has it.
 pub(super) fn write_new(dir: &Dir, name: &str, bytes: &[u8]) -> io::Result<()> {
+    write_unsynced(dir, name, bytes)?.sync_all()
+}
+
+/// Writes a file that must not exist yet; [`sync_everything`] waits for the disk.
+pub(super) fn write_unsynced(dir: &Dir, name: &str, bytes: &[u8]) -> io::Result<cap_std::fs::File> {
     let mut file = dir.open_with(name, OpenOptions::new().write(true).create_new(true))?;
     file.write_all(bytes)?;
     make_executable_if_script(&file, bytes)?;
-    file.sync_all()
+    Ok(file)
+}
+
+/// True where the disk can be told to take everything at once.
+pub(super) const CAN_SYNC_EVERYTHING: bool = cfg!(target_os = "linux");
+
+/// Waits until the disk has everything written to the file system of `dir`. Worth it for many files: one journal commit
+/// instead of one for each, which also leaves the disk to the ledger.
+pub(super) fn sync_everything(dir: &Dir) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    // The handle of a directory only names it; what is flushed has to be open for reading.
+    rustix::fs::syncfs(dir.open(".")?)?;
+    #[cfg(not(target_os = "linux"))]
+    sync_directory(dir, ".")?;
+    Ok(())
 }
 
 /// A file that names its interpreter is meant to be run.

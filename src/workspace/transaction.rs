@@ -16,7 +16,7 @@ use cap_std::fs::Dir;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::output::{sync_directory, write_new};
+use super::output::{CAN_SYNC_EVERYTHING, sync_directory, sync_everything, write_new, write_unsynced};
 use super::{FeatureCommit, WorkspaceError, layout};
 use crate::protocol::{FeatureId, JobId, TaskId};
 
@@ -98,6 +98,9 @@ pub(super) fn prepare(
     prepared
 }
 
+/// A feature with more files than this is put on the disk at once instead of file by file.
+const MANY_FILES: usize = 16;
+
 fn stage_all(
     dir: &Dir,
     job: &JobId,
@@ -106,11 +109,16 @@ fn stage_all(
 ) -> Result<Journal, WorkspaceError> {
     let (stage, name) = (stage_of(&commit.feature), journal_of(&commit.feature));
     dir.create_dir(&stage).map_err(WorkspaceError::io(&stage))?;
+    let at_once = CAN_SYNC_EVERYTHING && commit.files.len() > MANY_FILES;
     let mut files = Vec::with_capacity(commit.files.len());
     for (index, (path, bytes, task)) in commit.files.iter().enumerate() {
         let staged = !holds(dir, path, bytes);
         if staged {
-            let write = observer(Step::Stage).and_then(|()| write_new(dir, &format!("{stage}/{index}"), bytes));
+            let name = format!("{stage}/{index}");
+            let write = observer(Step::Stage).and_then(|()| match at_once {
+                true => write_unsynced(dir, &name, bytes).map(drop),
+                false => write_new(dir, &name, bytes),
+            });
             write.map_err(WorkspaceError::io(path))?;
         }
         files.push(Entry { path: path.clone(), sha256: sha256(bytes), task: task.clone(), staged });
@@ -126,7 +134,11 @@ fn stage_all(
     let temporary = format!("{name}.new");
     let publish = || {
         let bytes = serde_json::to_vec(&journal)?;
-        sync_directory(dir, &stage)?;
+        if at_once {
+            sync_everything(dir)?;
+        } else {
+            sync_directory(dir, &stage)?;
+        }
         observer(Step::Journal)?;
         remove_tree(dir, &temporary)?;
         write_new(dir, &temporary, &bytes)?;
