@@ -1,5 +1,5 @@
 # The few commands worth remembering. `make test` is what CI runs; `make stress` is the long version.
-.PHONY: test lint doc stress bench setup fmt
+.PHONY: test lint stress audit bench setup fmt
 
 # Everything a fresh Debian machine with Rust still lacks.
 setup:
@@ -13,11 +13,15 @@ lint: setup
 	cargo fmt --check
 	cargo clippy --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet --document-private-items
-	@if command -v cargo-deny >/dev/null 2>&1; then cargo deny --log-level error check; else echo "cargo-deny is not installed: run 'cargo install cargo-deny --locked' to check licences and advisories"; fi
+	@if command -v cargo-deny >/dev/null 2>&1; then cargo deny --log-level error check bans licenses sources; else echo "cargo-deny is not installed: run 'cargo install cargo-deny --locked' to check licences and advisories"; fi
 
 # Long forms of the tests that run a bounded share in `make test`: crashes, races, property tests.
 stress: setup
 	CODESWARM_STRESS=1 PROPTEST_CASES=10000 cargo test --release --tests -- --nocapture stress
+
+# Known vulnerabilities of the dependency tree; needs the advisory database, which it fetches.
+audit:
+	cargo deny check advisories
 
 bench:
 	cargo bench --bench makespan
