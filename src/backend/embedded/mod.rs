@@ -1,8 +1,8 @@
 //! The six stores on one SQLite file: no servers, same promises.
 //!
-//! One thread per process writes. It takes whatever is queued, runs it in one transaction and flushes once (group
-//! commit), so durability costs little under load; waiting pulls are kept by the same thread and are served in the
-//! transaction that makes messages available. Two more threads read, and never wait for a flush. Several processes may
+//! One thread per process writes. It takes whatever is queued, runs it in one transaction (group
+//! commit), and another flushes for the steps that must not be undone; waiting pulls are kept by the same thread and are served in the
+//! transaction that makes messages available. Two more threads read. Several processes may
 //! share a directory: SQLite serialises their transactions, each notices the others' within 25 ms while somebody
 //! waits, and a process that dies is noticed by its file lock.
 //!

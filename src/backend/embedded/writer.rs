@@ -1,6 +1,6 @@
-//! The one thread that writes: it takes whatever is queued, runs it in one transaction and flushes once.
+//! The one thread that writes: it takes whatever is queued, runs it in one transaction and commits once.
 //!
-//! A flush costs about the same for one operation as for hundreds, so a full queue makes writing faster, and a lone
+//! A commit costs about the same for one operation as for hundreds, so a full queue makes writing faster, and a lone
 //! operation never waits for company. Time enters twice: deadlines of waiting callers are real time, everything
 //! stored is the [`Clock`]'s. The thread must never wait for anything but its queue, the disk and SQLite's lock.
 
