@@ -64,19 +64,39 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 pub struct Clock {
     /// `None` reads the system clock; `Some` is the manual hand, in epoch milliseconds.
     hand: Option<Arc<AtomicI64>>,
+    /// Milliseconds to add to the system clock, to follow another one.
+    offset: Option<Arc<AtomicI64>>,
+}
+
+/// Sets a clock that [follows](Clock::following) another one.
+#[derive(Debug, Clone)]
+pub struct ClockSetter(Arc<AtomicI64>);
+
+impl ClockSetter {
+    /// Makes the clock show `now` at this moment.
+    pub fn set(&self, now: Timestamp) {
+        self.0.store(now.0.saturating_sub(Clock::system().now().0), Ordering::SeqCst);
+    }
 }
 
 impl Clock {
     /// The operating system's clock.
     #[must_use]
     pub const fn system() -> Self {
-        Self { hand: None }
+        Self { hand: None, offset: None }
+    }
+
+    /// The operating system's clock, moved so that it agrees with another one: whoever knows that sets it now and then.
+    #[must_use]
+    pub fn following() -> (Self, ClockSetter) {
+        let offset = Arc::new(AtomicI64::new(0));
+        (Self { hand: None, offset: Some(Arc::clone(&offset)) }, ClockSetter(offset))
     }
 
     /// A clock that stands still at `start` until [`Clock::advance`] moves it.
     #[must_use]
     pub fn manual(start: Timestamp) -> Self {
-        Self { hand: Some(Arc::new(AtomicI64::new(start.0))) }
+        Self { hand: Some(Arc::new(AtomicI64::new(start.0))), offset: None }
     }
 
     /// The current instant.
@@ -87,9 +107,16 @@ impl Clock {
             Some(hand) => Timestamp(hand.load(Ordering::SeqCst)),
             None => {
                 let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+                let offset = self.offset.as_ref().map_or(0, |offset| offset.load(Ordering::Relaxed));
+                Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX).saturating_add(offset))
             }
         }
+    }
+
+    /// True when only a test moves this clock.
+    #[must_use]
+    pub const fn is_manual(&self) -> bool {
+        self.hand.is_some()
     }
 
     /// Moves a manual clock forward; a system clock ignores it.

@@ -140,7 +140,8 @@ pub enum Signal {
 /// - A published message is durable before `publish` answers, and is delivered until somebody acks or dead-letters it.
 /// - Messages of one call are published all or none visible earlier than the others only on a crash; repeating the call
 ///   with the same dedupe ids completes it.
-/// - One message is with at most one live lease at a time; a lease ends after [`LEASE`] without `Progress`.
+/// - One message is with at most one live lease at a time; a lease ends after
+///   [`Backend::delivery_lease`](super::Backend::delivery_lease) without `Progress`.
 /// - `Ack` after the lease has ended and someone else holds the message is [`BackendError::LeaseLost`] or a no-op, never
 ///   somebody else's ack being undone. Acks are not fencing: callers check their claim in the state store first.
 /// - Within one queue, messages come out in publishing order unless retried.
@@ -170,6 +171,12 @@ pub trait Broker: Send + Sync {
     /// Dead letters after `after` (0 for all), oldest first, at most `limit`.
     async fn dead_letters(&self, after: u64, limit: usize) -> Result<Vec<DeadLetter>, BackendError>;
 
+    /// Puts messages that were never in a queue, or are no longer, among the dead letters, once per queue and dedupe id.
+    async fn dead_letter(&self, letters: Vec<(Outgoing, String)>) -> Result<(), BackendError>;
+
+    /// Removes dead letters for good; ids that are gone already are skipped. Answers how many were removed.
+    async fn purge_dead_letters(&self, ids: &[u64]) -> Result<u64, BackendError>;
+
     /// Sends a hint to every process.
     async fn signal(&self, signal: Signal) -> Result<(), BackendError>;
 
@@ -177,5 +184,7 @@ pub trait Broker: Send + Sync {
     fn signals(&self) -> broadcast::Receiver<Signal>;
 }
 
-/// How long a delivery stays with its consumer without `Progress` (DESIGN §4, `ack_wait`).
+/// How long a delivery of the embedded backend stays with its consumer without `Progress`. Whether a process lives is known
+/// there at once, by its file lock, so this only has to catch a process that hangs. A distributed backend has its own
+/// (`nats.ack_wait_ms`); what holds is in [`Backend::delivery_lease`](super::Backend::delivery_lease).
 pub const LEASE: Duration = Duration::from_secs(30);

@@ -12,16 +12,23 @@
 //! - *Durable* means that the death of any process changes nothing. Loss of power may undo the newest steps in the order
 //!   they came, except those that must not be undone: money set aside, limits, job logs, commands.
 
+mod bound;
 pub mod broker;
+pub(crate) mod delay;
+pub mod distributed;
 pub mod embedded;
 pub mod error;
 pub mod events;
 pub mod ledger;
 pub mod locks;
+pub mod nats;
+pub mod open;
 pub mod presence;
+pub mod redis;
 pub mod state;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,7 +41,7 @@ pub use ledger::{
     Scope, SettleOutcome, Settlement,
 };
 pub use locks::{Acquired, LockInfo, LockMode, LockRequest, LockTable};
-pub use state::{Change, Expected, Snapshot, StateStore, Versioned, Write};
+pub use state::{Change, Condition, Expected, Snapshot, StateStore, Versioned, Write};
 
 use crate::clock::Clock;
 use crate::protocol::ArtifactRef;
@@ -67,6 +74,8 @@ pub struct Backend {
     pub ledger: Arc<dyn Ledger>,
     /// Leases.
     pub locks: Arc<dyn LockTable>,
-    /// The clock the stores were opened with.
+    /// The stores' clock: the one all processes of the deployment agree on.
     pub clock: Clock,
+    /// How long a delivery stays with its consumer without [`Disposition::Progress`].
+    pub delivery_lease: Duration,
 }

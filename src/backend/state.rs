@@ -3,12 +3,14 @@
 //! What processes share while they work: claims, cards, stops. Versions rather than locks, so that a process that dies
 //! leaves nothing behind. What a job did never lives here alone: that belongs to the event log.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::BackendError;
+use super::bound::check_text;
 use crate::clock::Timestamp;
 use crate::protocol::InstanceId;
 
@@ -49,6 +51,15 @@ pub struct Write {
     pub value: Option<Bytes>,
 }
 
+/// Something a commit requires of a key that it does not write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// The key.
+    pub key: String,
+    /// What must hold of it.
+    pub expected: Expected,
+}
+
 /// All keys under a prefix at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -76,9 +87,20 @@ pub trait StateStore: Send + Sync {
     /// Present values of `keys`, in order; `None` for keys without a value.
     async fn get(&self, keys: &[String]) -> Result<Vec<Option<Versioned>>, BackendError>;
 
-    /// Applies all `writes` if every condition holds, else [`BackendError::Conflict`] naming the first key that failed
-    /// (with the actual version, 0 when absent). Answers the new versions in order.
-    async fn commit(&self, writer: &InstanceId, writes: Vec<Write>) -> Result<Vec<u64>, BackendError>;
+    /// Applies all `writes` if every condition holds, the writes' own included, else [`BackendError::Conflict`] naming the
+    /// first key that failed, `conditions` first (with the actual version, 0 when absent). Answers the new versions in
+    /// order. A key stands in at most one of them.
+    async fn commit_if(
+        &self,
+        writer: &InstanceId,
+        conditions: Vec<Condition>,
+        writes: Vec<Write>,
+    ) -> Result<Vec<u64>, BackendError>;
+
+    /// [`StateStore::commit_if`] without further conditions.
+    async fn commit(&self, writer: &InstanceId, writes: Vec<Write>) -> Result<Vec<u64>, BackendError> {
+        self.commit_if(writer, Vec::new(), writes).await
+    }
 
     /// Past values of `key`, newest first, at most `limit`.
     async fn history(&self, key: &str, limit: usize) -> Result<Vec<Versioned>, BackendError>;
@@ -94,4 +116,28 @@ pub trait StateStore: Send + Sync {
         limit: usize,
         wait: Duration,
     ) -> Result<Vec<Change>, BackendError>;
+}
+
+/// Longest key, in bytes.
+const MAX_KEY_BYTES: usize = 512;
+
+/// Largest value, in bytes; larger ones travel as artifacts.
+const MAX_VALUE_BYTES: usize = 10 * 1024 * 1024;
+
+/// Refuses a commit that breaks a bound or names a key twice. Every backend asks here first.
+pub(super) fn check_commit(conditions: &[Condition], writes: &[Write]) -> Result<(), BackendError> {
+    let mut keys = HashSet::with_capacity(conditions.len() + writes.len());
+    for key in conditions.iter().map(|condition| &condition.key).chain(writes.iter().map(|write| &write.key)) {
+        check_text("key", key, MAX_KEY_BYTES)?;
+        if !keys.insert(key) {
+            return Err(BackendError::Invalid { field: "writes", why: format!("{key} stands in the commit twice") });
+        }
+    }
+    for bytes in writes.iter().filter_map(|write| write.value.as_ref()).map(Bytes::len) {
+        if bytes > MAX_VALUE_BYTES {
+            let why = format!("{bytes} bytes are more than {MAX_VALUE_BYTES}");
+            return Err(BackendError::Invalid { field: "value", why });
+        }
+    }
+    Ok(())
 }

@@ -43,7 +43,7 @@ fn as_json(
     origins: &std::collections::BTreeMap<String, (String, crate::config::Origin)>,
     with_origin: bool,
 ) -> Result<Value, Failure> {
-    let whole = serde_json::to_value(settings)
+    let whole = serde_json::to_value(settings.shown())
         .map_err(|error| Failure::error("CS-CLI-022", error.to_string(), "report this as a bug"))?;
     if !with_origin {
         return Ok(whole);

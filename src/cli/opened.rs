@@ -8,9 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Failure;
 use super::args::{Common, FleetArgs};
-use crate::backend::embedded::{self, Durability};
-use crate::backend::{Adjustment, Backend, Scope};
-use crate::clock::Clock;
+use crate::backend::{self, Adjustment, Backend, Scope, embedded};
 use crate::config::{Environment, Layers, Loaded, LogSettings};
 use crate::fleet::Replay;
 use crate::protocol::{InstanceId, MicroUsd};
@@ -68,7 +66,7 @@ pub(super) async fn open(common: &Common, loaded: &Loaded, role: &str) -> Result
 pub(super) async fn open_existing(common: &Common, role: &str) -> Result<(Backend, InstanceId), Failure> {
     let loaded = settings(common, Vec::new())?;
     start_logs(&loaded.settings.log)?;
-    if !embedded::exists(&common.data) {
+    if !backend::open::is_distributed(&loaded.settings) && !embedded::exists(&common.data) {
         return Err(no_data(common));
     }
     enter(common, &loaded, role).await
@@ -86,8 +84,6 @@ pub(super) fn no_data(common: &Common) -> Failure {
 
 async fn enter(common: &Common, loaded: &Loaded, role: &str) -> Result<(Backend, InstanceId), Failure> {
     let instance = InstanceId::fresh(role);
-    let durability =
-        if loaded.settings.storage.durability == "process" { Durability::Process } else { Durability::Full };
-    let backend = embedded::open(&common.data, &instance, durability, Clock::system()).await?;
-    Ok((backend, instance))
+    let opened = backend::open::open(&loaded.settings, &config_base(common), &common.data, &instance).await?;
+    Ok((opened, instance))
 }

@@ -11,10 +11,22 @@ use toml::{Table, Value};
 
 use super::settings::Settings;
 use super::validate::{self, Fault};
+use super::validate_stores;
 use crate::error::Coded;
 
 /// Longest configuration file read, in bytes.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
+
+/// Settings whose values may hold credentials.
+pub(super) const SERVERS: [&str; 2] = ["nats.url", "redis.url"];
+
+/// Variables that other programs know as well, or that are short for a setting everybody changes.
+const WELL_KNOWN: [(&str, &str); 4] = [
+    ("ANTHROPIC_BASE_URL", "llm.base_url"),
+    ("CODESWARM_BACKEND", "storage.backend"),
+    ("NATS_URL", "nats.url"),
+    ("REDIS_URL", "redis.url"),
+];
 
 /// Environment variables as a value, so that nothing depends on global state.
 #[derive(Debug, Clone, Default)]
@@ -158,8 +170,10 @@ impl Layers {
                 set(&mut values, &mut faults, key, text, Origin::Environment(variable));
             }
         }
-        if let Some(url) = self.environment.get("ANTHROPIC_BASE_URL").filter(|url| !url.is_empty()) {
-            set(&mut values, &mut faults, "llm.base_url", url, Origin::Environment("ANTHROPIC_BASE_URL".into()));
+        for (variable, key) in WELL_KNOWN {
+            if let Some(text) = self.environment.get(variable).filter(|text| !text.is_empty()) {
+                set(&mut values, &mut faults, key, text, Origin::Environment(variable.into()));
+            }
         }
         for (flag, key, text) in &self.flags {
             set(&mut values, &mut faults, key, text, Origin::Flag(flag));
@@ -246,8 +260,20 @@ fn finish(mut values: Values, mut faults: Vec<Fault>, defaults: &Table) -> Resul
     if !faults.is_empty() {
         return Err(ConfigError::Invalid { faults });
     }
-    let origins = values.into_iter().map(|(key, (value, origin))| (key, (value.to_string(), origin))).collect();
+    let origins =
+        values.into_iter().map(|(key, (value, origin))| (key.clone(), (shown(&key, &value), origin))).collect();
     Ok(Loaded { settings, origins })
+}
+
+/// The value as people may see it: server URLs may hold a password.
+fn shown(key: &str, value: &Value) -> String {
+    match value {
+        Value::String(url) if SERVERS.contains(&key) => {
+            let each: Vec<_> = url.split(',').map(validate_stores::without_credentials).collect();
+            Value::String(each.join(",")).to_string()
+        }
+        other => other.to_string(),
+    }
 }
 
 fn read(values: &Values) -> Result<Settings, toml::de::Error> {

@@ -9,11 +9,13 @@ mod loader;
 mod secret;
 mod settings;
 mod validate;
+mod validate_stores;
 
 pub use loader::{ConfigError, Environment, Layers, Loaded, Origin};
 pub use secret::{ApiKey, Secret};
 pub use settings::{
-    BudgetSettings, FleetSettings, JobDefaults, LlmSettings, LogSettings, RoleSettings, Settings, StorageSettings,
+    BudgetSettings, FleetSettings, HttpSettings, JobDefaults, LlmSettings, LogSettings, NatsSettings, PresenceSettings,
+    RedisSettings, RoleSettings, Settings, StorageSettings,
 };
 
 /// The embedded defaults, commented for people.

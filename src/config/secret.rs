@@ -19,6 +19,24 @@ impl Secret {
         Self(text.into())
     }
 
+    /// Reads the file that the setting `key` names, without the white space around its text.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] naming `key` when the file is empty, too large or cannot be read.
+    pub fn from_file(key: &str, path: &Path) -> Result<Self, ConfigError> {
+        let fault = |why: String| ConfigError::one(key, why);
+        let unreadable = |error: std::io::Error| fault(format!("cannot read {}: {error}", path.display()));
+        let found = std::fs::metadata(path).map_err(unreadable)?;
+        if !found.is_file() || found.len() > MAX_SECRET_BYTES {
+            return Err(fault(format!("{} is not a file of at most {MAX_SECRET_BYTES} bytes", path.display())));
+        }
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        if text.trim().is_empty() {
+            return Err(fault(format!("{} is empty", path.display())));
+        }
+        Ok(Self::new(text.trim()))
+    }
+
     /// The text itself, for the one place that sends it.
     #[must_use]
     pub fn expose(&self) -> &str {
@@ -41,8 +59,8 @@ impl fmt::Display for Secret {
 /// Where the provider's key comes from.
 pub struct ApiKey;
 
-/// Longest key file read, in bytes; a key is a line of text, anything longer is the wrong file.
-const MAX_KEY_BYTES: u64 = 4096;
+/// Longest file of a secret, in bytes; a key is a line of text, credentials are a page, anything longer is the wrong file.
+const MAX_SECRET_BYTES: u64 = 4096;
 
 impl ApiKey {
     /// Reads `ANTHROPIC_API_KEY`, or the file that `ANTHROPIC_API_KEY_FILE` names. `None` when neither is set.
@@ -59,21 +77,7 @@ impl ApiKey {
                 return Err(fault("it is set together with ANTHROPIC_API_KEY_FILE; keep one of them".into()));
             }
             (Some(text), None) => text.to_owned(),
-            (None, Some(path)) => {
-                let path = Path::new(path);
-                let readable = std::fs::metadata(path).map(|m| m.is_file() && m.len() <= MAX_KEY_BYTES);
-                match readable {
-                    Ok(true) => std::fs::read_to_string(path)
-                        .map_err(|error| fault(format!("cannot read {}: {error}", path.display())))?,
-                    Ok(false) => {
-                        return Err(fault(format!(
-                            "{} is not a file of at most {MAX_KEY_BYTES} bytes",
-                            path.display()
-                        )));
-                    }
-                    Err(error) => return Err(fault(format!("cannot read {}: {error}", path.display()))),
-                }
-            }
+            (None, Some(path)) => Secret::from_file("ANTHROPIC_API_KEY_FILE", Path::new(path))?.0,
         };
         let key = text.trim();
         if key.is_empty() || !key.bytes().all(|b| b.is_ascii_graphic()) {

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::validate_stores::without_credentials;
+
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,11 +24,31 @@ pub struct Settings {
     pub llm: LlmSettings,
     /// The stores.
     pub storage: StorageSettings,
+    /// The NATS servers of a distributed fleet.
+    pub nats: NatsSettings,
+    /// The Redis server of a distributed fleet.
+    pub redis: RedisSettings,
+    /// How processes of a distributed fleet notice one another's death.
+    pub presence: PresenceSettings,
+    /// Health and metrics over HTTP.
+    pub http: HttpSettings,
     /// Log lines.
     pub log: LogSettings,
     /// Differences per agent type, and agent types of the user's own.
     #[serde(default)]
     pub roles: BTreeMap<String, RoleSettings>,
+}
+
+impl Settings {
+    /// The settings as people may see them: without the credentials that server URLs may hold.
+    #[must_use]
+    pub fn shown(&self) -> Self {
+        let without = |urls: &str| urls.split(',').map(without_credentials).collect::<Vec<_>>().join(",");
+        let mut shown = self.clone();
+        shown.nats.url = without(&self.nats.url);
+        shown.redis.url = without(&self.redis.url);
+        shown
+    }
 }
 
 /// `[job]`
@@ -91,7 +113,61 @@ pub struct LlmSettings {
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
 pub struct StorageSettings {
+    pub backend: String,
+    pub namespace: String,
     pub durability: String,
+}
+
+/// `[nats]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
+pub struct NatsSettings {
+    pub url: String,
+    pub user: String,
+    pub password_file: String,
+    pub token_file: String,
+    pub nkey_file: String,
+    pub credentials_file: String,
+    pub ca_file: String,
+    pub certificate_file: String,
+    pub key_file: String,
+    pub replicas: u32,
+    pub max_queue_bytes: u64,
+    pub ack_wait_ms: u64,
+    pub request_timeout_ms: u64,
+}
+
+/// `[redis]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
+pub struct RedisSettings {
+    pub url: String,
+    pub user: String,
+    pub password_file: String,
+    pub ca_file: String,
+    pub certificate_file: String,
+    pub key_file: String,
+    pub connections: u32,
+    pub request_timeout_ms: u64,
+}
+
+/// `[presence]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
+pub struct PresenceSettings {
+    pub beat_ms: u64,
+    pub dead_after_ms: u64,
+}
+
+/// `[http]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
+pub struct HttpSettings {
+    pub listen: String,
 }
 
 /// `[log]`

@@ -15,7 +15,7 @@ pub struct Fault {
     pub why: String,
 }
 
-fn check(faults: &mut Vec<Fault>, holds: bool, key: &str, why: impl FnOnce() -> String) {
+pub(super) fn check(faults: &mut Vec<Fault>, holds: bool, key: &str, why: impl FnOnce() -> String) {
     if !holds {
         faults.push(Fault { key: key.to_owned(), why: why() });
     }
@@ -34,10 +34,7 @@ pub(super) fn faults(settings: &Settings) -> Vec<Fault> {
     });
     let prefetch = settings.fleet.prefetch_percent;
     check(&mut faults, prefetch <= 100, "fleet.prefetch_percent", || format!("{prefetch} is over 100"));
-    let durability = settings.storage.durability.as_str();
-    check(&mut faults, matches!(durability, "full" | "process"), "storage.durability", || {
-        format!("{durability:?} is neither \"full\" nor \"process\"")
-    });
+    super::validate_stores::faults(settings, &mut faults);
     faults
 }
 

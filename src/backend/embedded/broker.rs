@@ -14,12 +14,13 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{broadcast, oneshot};
 
 use super::Store;
-use super::column::{check_text, damaged, ends, loaded, rows, stored};
+use super::column::{damaged, ends, loaded, rows, stored};
 use super::fault::{Halt, closed};
 use super::inbox::{Puller, Request};
 use super::sql::statement;
 use super::step::Step;
-use crate::backend::broker::{LEASE, MAX_MESSAGE_BYTES};
+use crate::backend::bound::{bounded, check_message};
+use crate::backend::broker::LEASE;
 use crate::backend::{
     BackendError, Broker, DeadLetter, Delivery, DeliveryTag, Depth, Disposition, Outgoing, Queue, Signal,
 };
@@ -31,14 +32,8 @@ const SQL: &str = include_str!("sql/broker.sql");
 /// Bodies over this many bytes have a row of their own.
 const LARGE_BYTES: usize = 4 * 1024;
 
-/// Longest dedupe id, in bytes.
-const MAX_DEDUPE_BYTES: usize = 512;
-
 /// Most messages of one pull.
 const MAX_PULL: usize = 1_024;
-
-/// Longest reason of a dead letter, in characters.
-const MAX_REASON: usize = 4_096;
 
 /// How long dedupe ids and signals are kept.
 const MEMORY: Duration = Duration::from_secs(150);
@@ -179,8 +174,7 @@ fn dispose_one(step: &mut Step<'_>, tag: &DeliveryTag, disposition: &Disposition
             Ok(retried.is_some())
         }
         Disposition::DeadLetter(reason) => {
-            let reason: String = reason.chars().take(MAX_REASON).collect();
-            let buried = db.prepare_cached(BURY)?.execute(params![seq, lease, reason, now.0])?;
+            let buried = db.prepare_cached(BURY)?.execute(params![seq, lease, bounded(reason), now.0])?;
             Ok(buried > 0 && delete(db, seq, lease)?)
         }
     }
@@ -240,11 +234,7 @@ fn before(now: Timestamp) -> i64 {
 impl Broker for Store {
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<(), BackendError> {
         for message in &messages {
-            check_text("dedupe id", &message.dedupe, MAX_DEDUPE_BYTES)?;
-            if message.body.len() > MAX_MESSAGE_BYTES {
-                let why = format!("{} bytes are more than {MAX_MESSAGE_BYTES}", message.body.len());
-                return Err(BackendError::Invalid { field: "message body", why });
-            }
+            check_message(message)?;
         }
         let named: Vec<_> = messages.into_iter().map(|message| (message.queue.to_string(), message)).collect();
         self.inbox.write(move |step| publish(step, &named)).await
@@ -317,6 +307,37 @@ impl Broker for Store {
                     })
                 })?;
                 Ok(letters.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    async fn dead_letter(&self, letters: Vec<(Outgoing, String)>) -> Result<(), BackendError> {
+        const KEEP: &str = statement(SQL, "keep dead letter");
+        for (message, _) in &letters {
+            check_message(message)?;
+        }
+        self.inbox
+            .write(move |step| {
+                for (message, reason) in &letters {
+                    let (queue, body): (_, &[u8]) = (message.queue.to_string(), &message.body);
+                    let row = params![queue, message.dedupe, body, bounded(reason), step.now.0];
+                    step.db.prepare_cached(KEEP)?.execute(row)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn purge_dead_letters(&self, ids: &[u64]) -> Result<u64, BackendError> {
+        const PURGE: &str = statement(SQL, "purge dead letter");
+        let ids = ids.to_vec();
+        self.inbox
+            .write(move |step| {
+                let mut purged = 0;
+                for id in &ids {
+                    purged += step.db.prepare_cached(PURGE)?.execute([stored(*id)])?;
+                }
+                Ok(u64::try_from(purged).unwrap_or(u64::MAX))
             })
             .await
     }

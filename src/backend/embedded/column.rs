@@ -7,12 +7,9 @@
 use rusqlite::ToSql;
 use rusqlite::types::{ToSqlOutput, Type, ValueRef};
 
-use crate::backend::{BackendError, Scope};
+use crate::backend::Scope;
 use crate::clock::Timestamp;
 use crate::protocol::JobId;
-
-/// Largest amount of money, in micro-dollars, that one ledger operation may name: beyond 2⁵³ a Lua double is not exact.
-pub(super) const MAX_MONEY: u64 = 1 << 53;
 
 /// An unsigned number as stored.
 pub(super) fn stored(number: u64) -> i64 {
@@ -55,28 +52,6 @@ pub(super) fn job_of(scope: &Scope) -> Option<&JobId> {
         Scope::Account => None,
         Scope::Job(job) => Some(job),
     }
-}
-
-/// Refuses an amount that no ledger can hold exactly.
-pub(super) fn check_money(field: &'static str, amount: u64) -> Result<(), BackendError> {
-    if amount > MAX_MONEY {
-        return Err(BackendError::Invalid { field, why: format!("{amount} micro-dollars are more than 2^53") });
-    }
-    Ok(())
-}
-
-/// Refuses an empty or oversized text, and one with control characters.
-pub(super) fn check_text(field: &'static str, text: &str, max_bytes: usize) -> Result<(), BackendError> {
-    let why = if text.is_empty() {
-        "it is empty".to_owned()
-    } else if text.len() > max_bytes {
-        format!("it has {} bytes, at most {max_bytes} are allowed", text.len())
-    } else if text.chars().any(char::is_control) {
-        "it holds a control character".to_owned()
-    } else {
-        return Ok(());
-    };
-    Err(BackendError::Invalid { field, why })
 }
 
 /// First text that sorts after every text with a prefix. A blob sorts after all text.

@@ -101,6 +101,7 @@ pub async fn open(
         ledger: store.clone(),
         locks: store.clone(),
         clock: store.clock.clone(),
+        delivery_lease: super::broker::LEASE,
     })
 }
 

@@ -4,7 +4,6 @@
 //! feed after its revision cannot miss anything. Each row points to its key's row before, which makes history a walk
 //! and needs no index. Nothing here may delete from the log.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -13,22 +12,17 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::oneshot;
 
 use super::Store;
-use super::column::{PrefixEnd, check_text, id, loaded, rows, stored};
+use super::column::{PrefixEnd, id, loaded, rows, stored};
 use super::fault::{Halt, closed};
 use super::inbox::{Follower, Request};
 use super::sql::statement;
 use super::step::Step;
-use crate::backend::{BackendError, Change, Expected, Snapshot, StateStore, Versioned, Write};
+use crate::backend::state::check_commit;
+use crate::backend::{BackendError, Change, Condition, Expected, Snapshot, StateStore, Versioned, Write};
 use crate::clock::Timestamp;
 use crate::protocol::InstanceId;
 
 const SQL: &str = include_str!("sql/state.sql");
-
-/// Longest key, in bytes.
-const MAX_KEY_BYTES: usize = 512;
-
-/// Largest value; larger ones travel as artifacts.
-const MAX_VALUE_BYTES: usize = 10 * 1024 * 1024;
 
 /// Newest store-wide revision.
 pub(super) fn revision(db: &Connection) -> rusqlite::Result<u64> {
@@ -74,40 +68,37 @@ pub(super) fn put(step: &mut Step<'_>, writer: &InstanceId, key: &str, value: &[
     write_over(step, writer, key, before, Some(value))
 }
 
-fn commit(step: &mut Step<'_>, writer: &InstanceId, writes: &[Write]) -> Result<Vec<u64>, Halt> {
+/// Where `key` stands, if that is as `expected`.
+fn standing(db: &Connection, key: &str, expected: Expected) -> Result<Present, Halt> {
+    let found = present(db, key)?;
+    let actual = if found.living { found.version } else { 0 };
+    let failed = match expected {
+        Expected::Any => None,
+        Expected::Absent => found.living.then_some(0),
+        Expected::Version(version) => (found.version != version).then_some(version),
+    };
+    match failed {
+        Some(expected) => Err(BackendError::Conflict { what: key.to_owned(), expected, actual }.into()),
+        None => Ok(found),
+    }
+}
+
+fn commit(
+    step: &mut Step<'_>,
+    writer: &InstanceId,
+    conditions: &[Condition],
+    writes: &[Write],
+) -> Result<Vec<u64>, Halt> {
+    for condition in conditions {
+        standing(step.db, &condition.key, condition.expected)?;
+    }
     let mut before = Vec::with_capacity(writes.len());
     for write in writes {
-        let found = present(step.db, &write.key)?;
-        let actual = if found.living { found.version } else { 0 };
-        let failed = match write.expected {
-            Expected::Any => None,
-            Expected::Absent => found.living.then_some(0),
-            Expected::Version(version) => (found.version != version).then_some(version),
-        };
-        if let Some(expected) = failed {
-            return Err(BackendError::Conflict { what: write.key.clone(), expected, actual }.into());
-        }
-        before.push(found);
+        before.push(standing(step.db, &write.key, write.expected)?);
     }
     let apply =
         |(write, before): (&Write, Present)| write_over(step, writer, &write.key, before, write.value.as_deref());
     Ok(writes.iter().zip(before).map(apply).collect::<Result<_, _>>()?)
-}
-
-fn check(writes: &[Write]) -> Result<(), BackendError> {
-    let mut keys = HashSet::with_capacity(writes.len());
-    for write in writes {
-        check_text("key", &write.key, MAX_KEY_BYTES)?;
-        if !keys.insert(&write.key) {
-            return Err(BackendError::Invalid { field: "writes", why: format!("{} is written twice", write.key) });
-        }
-        let bytes = write.value.as_ref().map_or(0, Bytes::len);
-        if bytes > MAX_VALUE_BYTES {
-            let why = format!("{bytes} bytes are more than {MAX_VALUE_BYTES}");
-            return Err(BackendError::Invalid { field: "value", why });
-        }
-    }
-    Ok(())
 }
 
 fn versioned(row: &Row<'_>) -> rusqlite::Result<Versioned> {
@@ -145,10 +136,15 @@ impl StateStore for Store {
             .await
     }
 
-    async fn commit(&self, writer: &InstanceId, writes: Vec<Write>) -> Result<Vec<u64>, BackendError> {
-        check(&writes)?;
+    async fn commit_if(
+        &self,
+        writer: &InstanceId,
+        conditions: Vec<Condition>,
+        writes: Vec<Write>,
+    ) -> Result<Vec<u64>, BackendError> {
+        check_commit(&conditions, &writes)?;
         let writer = writer.clone();
-        self.inbox.write(move |step| commit(step, &writer, &writes)).await
+        self.inbox.write(move |step| commit(step, &writer, &conditions, &writes)).await
     }
 
     async fn history(&self, key: &str, limit: usize) -> Result<Vec<Versioned>, BackendError> {

@@ -14,10 +14,11 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use self::entries::{NewEntry, enter, read_entry};
 use self::scopes::balance;
 use super::Store;
-use super::column::{check_money, check_text, ends, job_of, loaded, rows, stored};
+use super::column::{ends, job_of, loaded, rows, stored};
 use super::fault::Halt;
 use super::sql::statement;
 use super::step::Step;
+use crate::backend::bound::{check_adjustment, check_money, check_reservation};
 use crate::backend::{
     Adjustment, BackendError, Balance, Entry, EntryFilter, EntryKind, Ledger, ReservationState, ReserveOutcome,
     ReserveRequest, Scope, SettleOutcome, Settlement,
@@ -25,9 +26,6 @@ use crate::backend::{
 use crate::protocol::{InstanceId, JobId, MicroUsd, Usage};
 
 const SQL: &str = include_str!("../sql/ledger.sql");
-
-/// Longest id of a reservation or an adjustment, and longest model name, in bytes.
-const MAX_ID_BYTES: usize = 512;
 
 /// Entries of one read when the filter names no limit.
 const DEFAULT_ENTRIES: usize = 1_000;
@@ -239,7 +237,7 @@ fn adjust(step: &mut Step<'_>, request: &str, scope: &Scope, adjustment: Adjustm
         (limit, Adjustment::TopUp(more), _) => Some(limit.unwrap_or_default().saturating_add(more)),
         (limit, ..) => limit,
     };
-    check_money("limit", limit.unwrap_or_default().0)?;
+    check_money("limit", limit.unwrap_or_default())?;
     row.adjust(|balance| {
         balance.limit = limit;
         match adjustment {
@@ -286,17 +284,12 @@ impl Store {
 #[async_trait]
 impl Ledger for Store {
     async fn reserve(&self, request: ReserveRequest) -> Result<ReserveOutcome, BackendError> {
-        check_text("reservation id", &request.id, MAX_ID_BYTES)?;
-        check_text("model", &request.model, MAX_ID_BYTES)?;
-        check_money("amount", request.amount.0)?;
-        if request.scopes.is_empty() {
-            return Err(BackendError::Invalid { field: "scopes", why: "a reservation needs at least one".into() });
-        }
+        check_reservation(&request)?;
         self.inbox.write(move |step| reserve(step, &request)).await
     }
 
     async fn settle(&self, id: &str, settlement: Settlement) -> Result<SettleOutcome, BackendError> {
-        check_money("amount", settlement.amount.0)?;
+        check_money("amount", settlement.amount)?;
         let id = id.to_owned();
         self.inbox.write(move |step| settle(step, &id, settlement)).await
     }
@@ -317,12 +310,7 @@ impl Ledger for Store {
     }
 
     async fn adjust(&self, request: &str, scope: &Scope, adjustment: Adjustment) -> Result<Balance, BackendError> {
-        check_text("request id", request, MAX_ID_BYTES)?;
-        if let Adjustment::SetLimit(Some(amount)) | Adjustment::TopUp(amount) | Adjustment::HoldBack(amount) =
-            adjustment
-        {
-            check_money("amount", amount.0)?;
-        }
+        check_adjustment(request, adjustment)?;
         let (request, scope) = (request.to_owned(), scope.clone());
         self.inbox.write(move |step| adjust(step, &request, &scope, adjustment)).await
     }

@@ -13,18 +13,16 @@ use rusqlite::{Connection, Row, params};
 
 use self::graph::{Claimant, Graph, Resource};
 use super::Store;
-use super::column::{PrefixEnd, check_text, ends, loaded, stored};
+use super::column::{PrefixEnd, ends, loaded, stored};
 use super::fault::Halt;
 use super::sql::statement;
 use super::step::Step;
+use crate::backend::bound::check_lock;
 use crate::backend::{Acquired, BackendError, LockInfo, LockMode, LockRequest, LockTable};
 use crate::clock::Timestamp;
 use crate::protocol::{InstanceId, Priority};
 
 const SQL: &str = include_str!("../sql/locks.sql");
-
-/// Longest name of a resource or an owner, in bytes.
-const MAX_NAME_BYTES: usize = 512;
 
 /// Most owners that one search for a deadlock visits; a larger tangle is resolved by its leases instead.
 const MAX_OWNERS: usize = 10_000;
@@ -224,14 +222,7 @@ pub(super) fn orphan(step: &mut Step<'_>, instance: &InstanceId) -> rusqlite::Re
 #[async_trait]
 impl LockTable for Store {
     async fn acquire(&self, request: LockRequest) -> Result<Acquired, BackendError> {
-        check_text("resource", &request.resource, MAX_NAME_BYTES)?;
-        check_text("owner", &request.owner, MAX_NAME_BYTES)?;
-        if request.mode == (LockMode::Permit { capacity: 0 }) {
-            return Err(BackendError::Invalid {
-                field: "capacity",
-                why: "a resource needs at least one permit".into(),
-            });
-        }
+        check_lock(&request)?;
         self.inbox.write(move |step| acquire(step, &request)).await
     }
 

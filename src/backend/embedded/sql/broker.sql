@@ -65,6 +65,14 @@ SELECT
 -- name: dead letters
 SELECT id, queue, dedupe, body, reason, at FROM dead_letters WHERE id > ?1 ORDER BY id LIMIT ?2;
 
+-- name: keep dead letter
+INSERT INTO dead_letters (queue, dedupe, body, reason, at)
+SELECT ?1, ?2, ?3, ?4, ?5
+WHERE NOT EXISTS (SELECT 1 FROM dead_letters WHERE queue = ?1 AND dedupe = ?2);
+
+-- name: purge dead letter
+DELETE FROM dead_letters WHERE id = ?1;
+
 -- name: signal
 INSERT INTO signals (at, origin, body) VALUES (?1, ?2, ?3);
 
