@@ -190,7 +190,7 @@ async fn newest(backend: &Backend, job: Option<JobId>, limit: usize) -> Result<V
     let mut newest = VecDeque::new();
     let mut after = 0;
     loop {
-        let filter = EntryFilter { job: job.clone(), after, limit: PAGE };
+        let filter = EntryFilter { job: job.clone(), after, limit: PAGE, ..EntryFilter::default() };
         let page = backend.ledger.entries(filter).await?;
         let Some(last) = page.last() else { return Ok(newest) };
         after = last.id;

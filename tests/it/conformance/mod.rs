@@ -85,6 +85,10 @@ macro_rules! conformance {
                 amounts_that_cannot_be_held_exactly_are_refused,
                 entries_tell_what_happened_in_order,
                 an_unknown_scope_is_all_zero,
+                a_charge_stays_in_the_window_of_its_reservation,
+                an_overrun_in_a_window_leaves_tomorrow_open,
+                slices_and_agent_types_have_limits_of_their_own,
+                entries_can_be_picked_by_agent_model_and_time,
             );
             conformance!(@room $open, model:
                 random_steps_agree_with_a_naive_model_and_keep_the_invariant,
