@@ -10,6 +10,7 @@ pub mod error;
 pub mod price;
 pub mod reservation;
 mod settler;
+pub mod slices;
 #[cfg(test)]
 pub(crate) mod test_ledger;
 #[cfg(test)]

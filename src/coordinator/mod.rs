@@ -16,7 +16,9 @@ mod lead;
 mod recover;
 mod results;
 mod running;
+mod slices;
 mod submit;
+mod thrift;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 pub use deliver::{Delivered, deliver, leader};
 pub use error::CoordinatorError;
 pub use estimate::Estimator;
+pub use thrift::Thrift;
 pub use submit::{Submission, command, refuse_if_led, submit};
 
 use commit::CommitDone;
@@ -60,8 +63,8 @@ pub struct CoordinatorOptions {
     pub prefetch_percent: u32,
     /// Delays between a task's attempts.
     pub retry: RetryPolicy,
-    /// Spending above this share of the limit raises a warning, in percent.
-    pub warn_percent: u64,
+    /// What happens when money runs low.
+    pub thrift: Thrift,
     /// Expected costs, for approval.
     pub estimator: Arc<Estimator>,
 }

@@ -247,7 +247,7 @@ async fn a_key_that_is_missing_or_wrong_is_named_and_never_shown() {
         ("", "gone", "CS-CONFIG-002", &["gone", "No such file"]),
         ("", "home", "CS-CONFIG-002", &["home", "not a file"]),
         ("", "long", "CS-CONFIG-002", &["long", "4096"]),
-        ("", "empty", "CS-CONFIG-002", &["the key is empty"]),
+        ("", "empty", "CS-CONFIG-002", &["the file empty is empty"]),
         ("sk with\nbreaks-5ecret", "", "CS-CONFIG-002", &["cannot be sent"]),
         ("   ", "", "CS-CONFIG-002", &["the key is empty"]),
     ];
