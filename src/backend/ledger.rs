@@ -88,9 +88,9 @@ impl Scope {
 
     /// The scope that holds the limit of the window called `name`; `None` for scopes with a limit of their own.
     pub(super) fn policy_of(name: &str) -> Option<&'static str> {
-        [PER_DAY, PER_MONTH].into_iter().find(|policy| {
-            name.strip_prefix(policy).is_some_and(|rest| rest.starts_with(':'))
-        })
+        [PER_DAY, PER_MONTH]
+            .into_iter()
+            .find(|policy| name.strip_prefix(policy).is_some_and(|rest| rest.starts_with(':')))
     }
 }
 

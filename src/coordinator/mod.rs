@@ -30,8 +30,8 @@ use tokio_util::sync::CancellationToken;
 pub use deliver::{Delivered, deliver, leader};
 pub use error::CoordinatorError;
 pub use estimate::Estimator;
-pub use thrift::Thrift;
 pub use submit::{Submission, command, refuse_if_led, submit};
+pub use thrift::Thrift;
 
 use commit::CommitDone;
 use intake::Handled;

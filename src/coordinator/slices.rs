@@ -49,7 +49,8 @@ impl Coordinator {
         }
         let job = &running.job;
         let balance = self.backend.ledger.balance(&Scope::Job(id.clone())).await?;
-        let available = balance.limit.unwrap_or_default().saturating_sub(balance.spent).saturating_sub(balance.hold_back);
+        let available =
+            balance.limit.unwrap_or_default().saturating_sub(balance.spent).saturating_sub(balance.hold_back);
         let wants: Vec<Want> = job
             .features()
             .filter(|feature| feature.counts.succeeded < feature.counts.total)

@@ -20,4 +20,5 @@ mod rig;
 mod stop;
 mod store_faults;
 mod support;
+mod thrift;
 mod workspace;

@@ -8,9 +8,9 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::backend::{Balance, Scope};
 use crate::backend::embedded::column::{loaded, stored};
 use crate::backend::embedded::sql::statement;
+use crate::backend::{Balance, Scope};
 use crate::protocol::MicroUsd;
 
 const SQL: &str = include_str!("../sql/ledger.sql");
