@@ -4,6 +4,7 @@
 //! reserved, and makes sure that every reservation ends: settled, released, or charged in full. A dropped guard is
 //! charged in full, never forgotten.
 
+pub mod audit;
 pub mod bound;
 pub mod context;
 pub mod error;

@@ -99,7 +99,7 @@ async fn a_budget_below_the_first_call_says_what_it_would_need() {
     let ran = ran.await;
     ran.assert_ended(
         4,
-        &["budget exhausted", "the budget has $0.000001 left, this call may need $0.", "budget top-up"],
+        &["budget exhausted", "the budget has $0.000001 left in job:", "this call may need $0.", "budget top-up"],
     );
     let story = sandbox.story().await;
     assert_eq!((story.balance.spent.0, story.balance.reserved.0), (0, 0));
