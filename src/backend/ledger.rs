@@ -185,6 +185,21 @@ pub enum Adjustment {
     Thaw,
 }
 
+impl Adjustment {
+    /// What changes in `scope`, for the record.
+    #[must_use]
+    pub fn note(self, scope: &Scope) -> String {
+        match self {
+            Self::SetLimit(Some(limit)) => format!("limit of {scope} set to {limit}"),
+            Self::SetLimit(None) => format!("limit of {scope} removed"),
+            Self::TopUp(more) => format!("limit of {scope} raised by {more}"),
+            Self::HoldBack(amount) => format!("{amount} of {scope} held back"),
+            Self::Freeze => format!("{scope} frozen"),
+            Self::Thaw => format!("{scope} thawed"),
+        }
+    }
+}
+
 /// A scope's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Balance {
@@ -255,6 +270,13 @@ pub struct Entry {
     pub note: String,
 }
 
+/// What a rebuild of the books has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Rebuilt {
+    /// Records of the journal that were done again.
+    pub records: u64,
+}
+
 /// Which entries to read: those that meet every condition it names.
 #[derive(Debug, Clone, Default)]
 pub struct EntryFilter {
@@ -311,4 +333,10 @@ pub trait Ledger: Send + Sync {
 
     /// The record, oldest first.
     async fn entries(&self, filter: EntryFilter) -> Result<Vec<Entry>, BackendError>;
+
+    /// Makes lost books anew from their journal; `None` where books and journal are one, so that neither is lost alone.
+    ///
+    /// Books that are not lost are refused unless `even_if_whole`: a restored backup, say, that is older than the journal.
+    /// Until it is done every other operation answers [`BackendError::DataLost`].
+    async fn rebuild(&self, even_if_whole: bool) -> Result<Option<Rebuilt>, BackendError>;
 }

@@ -20,7 +20,7 @@ use super::sql::statement;
 use super::step::Step;
 use crate::backend::bound::{check_adjustment, check_money, check_reservation};
 use crate::backend::{
-    Adjustment, BackendError, Balance, Entry, EntryFilter, EntryKind, Ledger, ReservationState, ReserveOutcome,
+    Adjustment, BackendError, Balance, Entry, EntryFilter, EntryKind, Ledger, Rebuilt, ReservationState, ReserveOutcome,
     ReserveRequest, Scope, SettleOutcome, Settlement,
 };
 use crate::protocol::{AgentType, InstanceId, JobId, MicroUsd, Usage};
@@ -258,14 +258,7 @@ fn adjust(step: &mut Step<'_>, request: &str, scope: &Scope, adjustment: Adjustm
         stored(hold_back.0),
         frozen
     ])?;
-    let note = match adjustment {
-        Adjustment::SetLimit(Some(limit)) => format!("limit of {scope} set to {limit}"),
-        Adjustment::SetLimit(None) => format!("limit of {scope} removed"),
-        Adjustment::TopUp(more) => format!("limit of {scope} raised by {more}"),
-        Adjustment::HoldBack(amount) => format!("{amount} of {scope} held back"),
-        Adjustment::Freeze => format!("{scope} frozen"),
-        Adjustment::Thaw => format!("{scope} thawed"),
-    };
+    let note = adjustment.note(scope);
     let about = [scope.job().map(JobId::as_str), None, None, None];
     let (kind, usage) = (EntryKind::Adjust, Usage::default());
     enter(step, &NewEntry { kind, reservation: request, about, reserved: 0, charged: 0, usage, note: &note })?;
@@ -347,5 +340,10 @@ impl Ledger for Store {
                 Ok(entries)
             })
             .await
+    }
+
+    async fn rebuild(&self, _even_if_whole: bool) -> Result<Option<Rebuilt>, BackendError> {
+        // One file, one transaction: whatever loses the counters has lost the entries as well.
+        Ok(None)
     }
 }

@@ -1,0 +1,236 @@
+//! A job of three hundred files while everything around it dies: workers, the leading coordinator, NATS, Redis.
+//!
+//! Faults come in an order that a seed decides, each when some more files are done, and the time until the fleet is at
+//! work again is measured. What must hold afterwards: every file once, nothing stored paid for again, and books that agree
+//! with the provider's own bill to the micro-dollar as far as anybody can know.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use codeswarm::backend::{Backend, EntryKind, Scope};
+use codeswarm::llm::replay::{SplitMix64, Synthetic};
+use codeswarm::protocol::{Event, JobId, JobOutcome, MicroUsd};
+
+use super::Cluster;
+use crate::support::{PATIENCE, Running, share, tree};
+
+/// The longest that the fleet may stand still after a fault.
+const RECOVERY: Duration = Duration::from_secs(5);
+
+/// Longer than any lease of a delivery and than a process may be silent.
+const ASLEEP: Duration = Duration::from_millis(6_500);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    WorkerKilled,
+    WorkerAsleep,
+    LeaderKilled,
+    NatsRestarted,
+    RedisRestarted,
+}
+
+const ALL: [Trouble; 6] = [
+    Trouble::WorkerKilled,
+    Trouble::WorkerAsleep,
+    Trouble::LeaderKilled,
+    Trouble::NatsRestarted,
+    Trouble::RedisRestarted,
+    Trouble::WorkerKilled,
+];
+
+/// A process with the name it goes by in the stores.
+struct Named {
+    running: Running,
+    instance: String,
+}
+
+impl Named {
+    fn worker(cluster: &Cluster) -> Self {
+        Self::start(cluster, "codeswarm-worker", &["--all"], "worker ", "slots for")
+    }
+
+    fn coordinator(cluster: &Cluster) -> Self {
+        Self::start(cluster, "codeswarm-coordinator", &["serve"], "coordinator ", "serving")
+    }
+
+    fn start(cluster: &Cluster, program: &str, arguments: &[&str], before: &str, sign: &str) -> Self {
+        let mut running = Running::start(&mut cluster.command(program, arguments));
+        let line = running.wait_for(|line| line.contains(sign)).unwrap_or_else(|| panic!("{program} does not start"));
+        let rest = line.split(before).nth(1).unwrap_or_else(|| panic!("no name in {line:?}"));
+        let instance = rest.split(':').next().unwrap().trim().to_owned();
+        Self { running, instance }
+    }
+}
+
+/// The attempts that `instance` has claimed and not finished.
+fn held(cluster: &Cluster, backend: &Backend, job: &JobId, instance: &str) -> BTreeSet<String> {
+    let prefix = format!("attempt/{job}/");
+    let Ok(snapshot) = cluster.runtime.block_on(backend.state.snapshot(&prefix)) else { return BTreeSet::new() };
+    let is_held = |value: &[u8]| {
+        let record: serde_json::Value = serde_json::from_slice(value).unwrap();
+        record["worker"] == instance && record["outcome"].is_null()
+    };
+    let entries = snapshot.entries.into_iter();
+    entries.filter(|entry| entry.value.as_deref().is_some_and(is_held)).map(|entry| entry.key).collect()
+}
+
+fn done(log: &[codeswarm::protocol::RecordedEvent]) -> usize {
+    let is_file = |event: &Event| matches!(event, Event::TaskSucceeded { task, .. } if task.as_str().starts_with("file/"));
+    log.iter().filter(|recorded| is_file(&recorded.event)).count()
+}
+
+/// Waits until `is_over` and answers how long that took.
+fn measure(mut is_over: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !is_over() {
+        assert!(start.elapsed() < PATIENCE, "no recovery");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    start.elapsed()
+}
+
+struct Bout {
+    cluster: Cluster,
+    backend: Backend,
+    job: JobId,
+    workers: Vec<Named>,
+    coordinators: Vec<Named>,
+}
+
+impl Bout {
+    /// Until something new is in the log.
+    fn until_news(&self) -> Duration {
+        let before = self.cluster.log(&self.backend, &self.job).len();
+        let start = Instant::now();
+        self.cluster.wait_for(&self.backend, &self.job, |log| (log.len() > before).then_some(()));
+        start.elapsed()
+    }
+
+    /// Until everything that `instance` held has been taken over.
+    fn until_taken_over(&self, instance: &str) -> Duration {
+        let left = held(&self.cluster, &self.backend, &self.job, instance);
+        measure(|| held(&self.cluster, &self.backend, &self.job, instance).is_disjoint(&left))
+    }
+
+    /// Makes trouble and answers how long the fleet needed to get over it.
+    fn suffer(&mut self, trouble: Trouble, random: &mut SplitMix64) -> Duration {
+        let at = usize::try_from(random.below(self.workers.len() as u64)).unwrap();
+        match trouble {
+            Trouble::WorkerKilled => {
+                let fresh = Named::worker(&self.cluster);
+                let worker = std::mem::replace(&mut self.workers[at], fresh);
+                worker.running.kill();
+                self.until_taken_over(&worker.instance)
+            }
+            Trouble::WorkerAsleep => {
+                let start = Instant::now();
+                self.workers[at].running.signal("STOP");
+                let instance = self.workers[at].instance.clone();
+                let took = self.until_taken_over(&instance);
+                std::thread::sleep(ASLEEP.saturating_sub(start.elapsed()));
+                self.workers[at].running.signal("CONT");
+                took
+            }
+            Trouble::LeaderKilled => {
+                let leader = self.cluster.leader(&self.backend).expect("somebody leads");
+                let at = self.coordinators.iter().position(|it| it.instance == leader).expect("it is one of ours");
+                let fresh = Named::coordinator(&self.cluster);
+                std::mem::replace(&mut self.coordinators[at], fresh).running.kill();
+                let (cluster, backend) = (&self.cluster, &self.backend);
+                let took = measure(|| cluster.leader(backend).is_some_and(|now| now != leader));
+                took + self.until_news()
+            }
+            Trouble::NatsRestarted => {
+                self.cluster.nats.restart();
+                self.until_news()
+            }
+            Trouble::RedisRestarted => {
+                self.cluster.redis.restart();
+                self.until_news()
+            }
+        }
+    }
+}
+
+#[test]
+fn stress_a_job_survives_the_loss_of_any_process_with_every_file_once_and_sound_books() {
+    for seed in 0..share(1, 5) {
+        survive(seed);
+    }
+}
+
+fn survive(seed: u64) {
+    let mut random = SplitMix64::new(seed);
+    let made_up = Synthetic::new(15, 20, seed)
+        .durations(Duration::from_millis(200), Duration::from_millis(900))
+        .local_edges(30)
+        .build()
+        .unwrap();
+    let settings = [("CODESWARM_JOB_MAX_TASKS_PER_FEATURE", "20"), ("CODESWARM_JOB_MAX_ATTEMPTS", "8")];
+    let cluster = Cluster::start(made_up.script.clone(), &settings);
+    let coordinators = vec![Named::coordinator(&cluster), Named::coordinator(&cluster)];
+    let workers = (0..4).map(|_| Named::worker(&cluster)).collect();
+    let backend = cluster.backend();
+    let job = cluster.submit(&cluster.proposal(), &[]);
+    let mut bout = Bout { cluster, backend, job, workers, coordinators };
+
+    let mut order = ALL;
+    for at in (1..order.len()).rev() {
+        order.swap(at, usize::try_from(random.below(at as u64 + 1)).unwrap());
+    }
+    let mut recoveries = Vec::new();
+    for (turn, trouble) in order.into_iter().enumerate() {
+        let enough = 20 + turn * 40;
+        bout.cluster.wait_for(&bout.backend, &bout.job, |log| (done(log) >= enough).then_some(()));
+        let took = bout.suffer(trouble, &mut random);
+        println!("seed {seed}: {trouble:?} after {enough} files: at work again after {took:?}");
+        recoveries.push((trouble, took));
+    }
+    let end = bout.cluster.wait_for_end(&bout.backend, &bout.job);
+    assert!(matches!(end, Event::JobEnded { outcome: JobOutcome::Completed, .. }), "seed {seed}: {end:?}");
+    assert_books(&bout, seed);
+    bout.cluster.codeswarm(&["fetch", bout.job.as_str(), "--out", "fetched"]).expect_code(0);
+    let mut files = tree(&bout.cluster.sandbox.work().join("fetched"));
+    files.retain(|path, _| !path.starts_with(".codeswarm-"));
+    let expected: BTreeSet<&str> = made_up.tasks.iter().map(|task| task.path.as_str()).collect();
+    assert_eq!(files.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected, "seed {seed}");
+    for (trouble, took) in recoveries {
+        assert!(took < RECOVERY, "seed {seed}: {trouble:?} took {took:?}");
+    }
+}
+
+/// Every file once, nothing stored paid again, and a ledger that knows of every call the provider billed.
+fn assert_books(bout: &Bout, seed: u64) {
+    let log = bout.cluster.log(&bout.backend, &bout.job);
+    let mut successes: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut failures = 0;
+    for recorded in &log {
+        match &recorded.event {
+            Event::TaskSucceeded { task, .. } => *successes.entry(task.as_str()).or_default() += 1,
+            Event::TaskFailed { .. } => failures += 1,
+            _ => {}
+        }
+    }
+    assert!(successes.values().all(|count| *count == 1), "seed {seed}: {successes:?}");
+    let entries = bout.cluster.books().entries(&bout.job);
+    let mut charged: BTreeMap<&str, (EntryKind, MicroUsd)> = BTreeMap::new();
+    for entry in entries.iter().filter(|entry| matches!(entry.kind, EntryKind::Settle | EntryKind::Expire)) {
+        charged.insert(&entry.reservation, (entry.kind, entry.charged));
+    }
+    let sum = |wanted: EntryKind| {
+        MicroUsd(charged.values().filter(|(kind, _)| *kind == wanted).map(|(_, amount)| amount.0).sum())
+    };
+    let (settled, expired) = (sum(EntryKind::Settle), sum(EntryKind::Expire));
+    let lost = charged.values().filter(|(kind, _)| *kind == EntryKind::Expire).count() as u64;
+    let balance = bout.cluster.balance(&bout.backend, &Scope::Job(bout.job.clone()));
+    assert_eq!((balance.spent, balance.reserved), (settled.saturating_add(expired), MicroUsd::ZERO), "seed {seed}");
+    let (billed, calls, keys) = bout.cluster.billed();
+    // Every settled call is on the bill; what is on it beyond those was cut off and is charged in full.
+    assert!(settled <= billed && billed <= balance.spent, "seed {seed}: {settled} <= {billed} <= {}", balance.spent);
+    let again: u64 = keys.values().map(|calls| calls - 1).sum();
+    assert!(again <= lost + failures, "seed {seed}: {again} calls made again, {lost} lost, {failures} failed");
+    println!(
+        "seed {seed}: {calls} calls, {again} of them made again; billed {billed}, spent {}, of which {expired} for {lost} calls that were cut off",
+        balance.spent
+    );
+}
