@@ -178,9 +178,9 @@ pub(crate) async fn expired_reservation_becomes_spent(test: &TestBackend) {
     let backend = &test.backend;
     limit(backend, &scope(), 100).await;
     reserve(backend, "a", 60).await;
-    test.clock.advance(s(59));
+    test.pass(s(59)).await;
     assert_eq!(counts(backend).await, (0, 60), "the lease is not over yet");
-    test.clock.advance(s(1));
+    test.pass(s(1)).await;
     assert_eq!(counts(backend).await, (60, 0), "a mere look is an operation");
     assert_eq!(reserve(backend, "b", 41).await, refused(40));
     backend.ledger.release("a").await.unwrap();
@@ -194,7 +194,7 @@ pub(crate) async fn expiring_names_what_it_turned(test: &TestBackend) {
     reserve(backend, "b", 20).await;
     settle(backend, "b", 5).await;
     assert!(backend.ledger.expire().await.unwrap().is_empty());
-    test.clock.advance(s(60));
+    test.pass(s(60)).await;
     assert_eq!(backend.ledger.expire().await.unwrap(), ["a"]);
     assert!(backend.ledger.expire().await.unwrap().is_empty(), "only once");
     assert_eq!(counts(backend).await, (15, 0));
@@ -204,7 +204,7 @@ pub(crate) async fn settling_after_expiry_corrects_the_charge_once(test: &TestBa
     let backend = &test.backend;
     limit(backend, &scope(), 100).await;
     reserve(backend, "a", 60).await;
-    test.clock.advance(s(61));
+    test.pass(s(61)).await;
     assert_eq!(counts(backend).await, (60, 0));
     for _ in 0..2 {
         assert_eq!(settle(backend, "a", 10).await, SettleOutcome { charged: usd(10), overrun: false });
@@ -237,7 +237,7 @@ pub(crate) async fn a_late_overrun_after_expiry_freezes_too(test: &TestBackend) 
     let backend = &test.backend;
     limit(backend, &scope(), 100).await;
     reserve(backend, "a", 60).await;
-    test.clock.advance(s(61));
+    test.pass(s(61)).await;
     assert_eq!(settle(backend, "a", 61).await, SettleOutcome { charged: usd(61), overrun: true });
     let balance = balance(backend).await;
     assert_eq!((balance.spent, balance.frozen), (usd(61), true));
@@ -320,7 +320,7 @@ pub(crate) async fn entries_tell_what_happened_in_order(test: &TestBackend) {
     }
     settle(backend, "a", 4).await;
     backend.ledger.release("b").await.unwrap();
-    test.clock.advance(s(60));
+    test.pass(s(60)).await;
     let entries = backend.ledger.entries(EntryFilter::default()).await.unwrap();
     let told: Vec<_> = entries
         .iter()

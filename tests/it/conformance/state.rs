@@ -120,7 +120,7 @@ pub(crate) async fn values_come_in_the_order_asked_for(test: &TestBackend) {
 pub(crate) async fn history_is_newest_first_and_remembers_writer_and_time(test: &TestBackend) {
     let (one, two) = (instance("one"), instance("two"));
     test.backend.state.commit(&one, vec![write("k", Expected::Any, "1")]).await.unwrap();
-    test.clock.advance(s(1));
+    test.pass(s(1)).await;
     test.backend.state.commit(&two, vec![delete("k", Expected::Any)]).await.unwrap();
     test.backend.state.commit(&one, vec![write("k", Expected::Any, "3")]).await.unwrap();
     let history = test.backend.state.history("k", 10).await.unwrap();
