@@ -15,6 +15,7 @@
 mod bound;
 pub mod broker;
 pub(crate) mod delay;
+mod digest;
 pub mod distributed;
 pub mod embedded;
 pub mod error;
