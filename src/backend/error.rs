@@ -97,6 +97,16 @@ pub enum BackendError {
         /// The oldest revision that is kept.
         oldest: u64,
     },
+    /// A server was reached and cannot be used as it is: it refuses us, is too old, or holds something incompatible.
+    #[error("{server} cannot be used: {why}")]
+    Refused {
+        /// Which server, as host and port; never with credentials.
+        server: String,
+        /// What it said, or what is wrong with it.
+        why: String,
+        /// What to do about it.
+        remedy: String,
+    },
 }
 
 impl Coded for BackendError {
@@ -113,6 +123,7 @@ impl Coded for BackendError {
             Self::InUse { .. } => "CS-STORE-009",
             Self::DataLost { .. } => "CS-STORE-010",
             Self::Compacted { .. } => "CS-STORE-011",
+            Self::Refused { .. } => "CS-STORE-012",
         }
     }
 
@@ -138,6 +149,7 @@ impl Coded for BackendError {
                  the processes anew"
             ),
             Self::Compacted { .. } => "read the present state once, then go on from its revision".into(),
+            Self::Refused { remedy, .. } => remedy.clone(),
         }
     }
 

@@ -15,10 +15,12 @@
 mod bound;
 pub mod broker;
 pub(crate) mod delay;
+mod digest;
 pub mod distributed;
 pub mod embedded;
 pub mod error;
 pub mod events;
+mod journal;
 pub mod ledger;
 pub mod locks;
 pub mod nats;

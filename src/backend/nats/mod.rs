@@ -1,12 +1,59 @@
-//! Queues, job logs, artifacts and hints on NATS JetStream.
+//! Queues, job logs, artifacts and hints on NATS JetStream (2.9 or newer).
 //!
-//! To be filled.
+//! One connection per process carries everything. Streams hold what must not be lost, a consumer per queue hands it out, and
+//! core messages carry the hints; names and settings are those of DESIGN §4. What JetStream does badly is done here instead:
+//! waiting for messages of many queues in order of urgency ([`room`]), retries ([`mover`]), bodies larger than a message
+//! ([`carry`]), and knowing whose a delivery is ([`held`]). Nothing in here may be relied on beyond the traits.
+
+mod artifacts;
+mod broker;
+mod carry;
+mod caught;
+mod connect;
+mod entry;
+mod events;
+mod facts;
+mod held;
+mod journal;
+mod letters;
+mod line;
+mod link;
+mod mover;
+mod names;
+mod puller;
+mod room;
+mod service;
+mod signals;
+mod sources;
+mod stored;
+mod streams;
+mod tails;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Client;
+use async_nats::jetstream::context::ContextBuilder;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use facts::{NatsFacts, facts};
+
+use self::artifacts::ObjectStore;
+use self::broker::NatsBroker;
+use self::connect::{Address, connect};
+use self::events::Log;
+use self::held::Hand;
+use self::journal::StreamJournal;
+use self::letters::Letters;
+use self::link::Link;
+use self::names::Names;
+use self::service::Registration;
+use self::signals::Signals;
+use self::sources::Sources;
 use super::delay::DelayStore;
-use super::distributed::{Certificates, DistributedOptions};
+use super::journal::Journal;
+use super::distributed::{Certificates, DistributedOptions, OPEN_TIMEOUT};
 use super::{Artifacts, BackendError, Broker, EventLog};
 use crate::clock::Clock;
 use crate::config::Secret;
@@ -15,7 +62,7 @@ use crate::protocol::InstanceId;
 /// How a process proves who it is.
 #[derive(Debug, Clone, Default)]
 pub enum NatsLogin {
-    /// Not at all.
+    /// Not at all, or with the credentials in the server's URL.
     #[default]
     None,
     /// With a user name and a password.
@@ -44,7 +91,7 @@ pub struct NatsOptions {
     pub certificates: Certificates,
     /// Copies of every stream.
     pub replicas: usize,
-    /// Most bytes of queued tasks.
+    /// Most bytes of queued tasks, and of queued results.
     pub max_queue_bytes: u64,
     /// How long a message stays with a consumer that does not say it is still at work.
     pub ack_wait: Duration,
@@ -57,14 +104,75 @@ pub(super) struct NatsStores {
     pub(super) broker: Arc<dyn Broker>,
     pub(super) events: Arc<dyn EventLog>,
     pub(super) artifacts: Arc<dyn Artifacts>,
+    pub(super) journal: Arc<dyn Journal>,
 }
 
-/// Connects, and reconciles streams and consumers.
+/// Ends what this process does in the background when the last of its stores is dropped.
+#[derive(Debug)]
+struct Lifeline {
+    _registration: Registration,
+    _stop: DropGuard,
+}
+
+/// Connects as the process `instance`, sees to it that the streams are there, and starts what this process does for them.
+///
+/// Retries wait in `delays`; times are those of `clock`. Everything ends when the last of the stores is dropped.
+///
+/// # Errors
+/// [`BackendError::Unavailable`] when no server can be reached, [`BackendError::Refused`] when one was and cannot be used:
+/// it refuses the login, is too old, has no JetStream, or holds streams that are not ours.
 pub(super) async fn open(
-    _options: &DistributedOptions,
-    _instance: &InstanceId,
-    _delays: Arc<dyn DelayStore>,
-    _clock: Clock,
+    options: &DistributedOptions,
+    instance: &InstanceId,
+    delays: Arc<dyn DelayStore>,
+    clock: Clock,
 ) -> Result<NatsStores, BackendError> {
-    Err(BackendError::Unavailable { store: "NATS", reason: "not built yet".into() })
+    let address = Address::parse(options.nats.servers.expose())?;
+    let opening = start(options, &address, instance, delays, clock);
+    let opened = tokio::time::timeout(OPEN_TIMEOUT, opening).await;
+    opened.map_err(|_| BackendError::Unavailable {
+        store: link::STORE,
+        reason: format!("{} did not let itself be opened within {} s", address.at, OPEN_TIMEOUT.as_secs()),
+    })?
+}
+
+async fn start(
+    options: &DistributedOptions,
+    address: &Address,
+    instance: &InstanceId,
+    delays: Arc<dyn DelayStore>,
+    clock: Clock,
+) -> Result<NatsStores, BackendError> {
+    let (client, epoch) = connect(&options.nats, address, instance).await?;
+    let mut link = link_to(&options.nats, &options.namespace, address, client, epoch);
+    streams::check_server(&link).await?;
+    link.replicas = streams::reconcile(&link, options.nats.max_queue_bytes).await?;
+    let stop = CancellationToken::new();
+    let registration = Registration::new(&link.client, instance, &options.namespace).await;
+    let lifeline = Lifeline { _registration: registration, _stop: stop.clone().drop_guard() };
+    let sources = Arc::new(Sources::new(link.clone(), options.nats.ack_wait));
+    let hand = Arc::new(Hand::new(options.nats.ack_wait));
+    let objects = ObjectStore::new(&link, lifeline).await?;
+    let log = Log::new(&link, &objects, clock.clone(), stop.clone()).await?;
+    let letters = Letters::new(&link, &objects, clock).await?;
+    let journal = StreamJournal::start(&link).await?;
+    let signals = Signals::start(&link, stop.clone()).await?;
+    let puller = puller::start(&link, &sources, stop.clone()).await?;
+    mover::start(&link, Arc::clone(&delays), Arc::clone(&hand), stop);
+    let broker = NatsBroker { link, sources, puller, hand, objects: objects.clone(), letters, signals, delays };
+    let journal = Arc::new(journal);
+    Ok(NatsStores { broker: Arc::new(broker), events: Arc::new(log), artifacts: Arc::new(objects), journal })
+}
+
+fn link_to(
+    options: &NatsOptions,
+    namespace: &str,
+    address: &Address,
+    client: Client,
+    epoch: watch::Receiver<u64>,
+) -> Link {
+    let timeout = options.request_timeout;
+    let context = ContextBuilder::new().timeout(timeout).ack_timeout(timeout).build(client.clone());
+    let (names, at) = (Names::new(namespace), address.at.clone());
+    Link { client, context, names, at, timeout, replicas: options.replicas, epoch }
 }

@@ -1,0 +1,126 @@
+//! Where pulls go: the durable consumer of each queue, created by whoever needs it first.
+//!
+//! One consumer per queue with a subject of its own, because a work queue refuses overlapping ones. Publishing creates it,
+//! too, so that scalers see the backlog before the first worker has started. Nothing here may set a backoff or a limit of
+//! deliveries: both lose messages in ways nobody sees (research: engines §3a, 6 and 8).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
+use async_nats::jetstream::stream::ConsumerErrorKind;
+use futures_util::future::try_join_all;
+
+use super::connect::server;
+use super::link::Link;
+use super::names::{StreamKind, consumer, description};
+use crate::backend::{BackendError, Depth, Queue};
+
+/// Pulls of all processes that may wait on one consumer.
+const MAX_WAITING: i64 = 8_192;
+
+/// Deliveries of all processes that may be unacknowledged on one consumer.
+const MAX_ACK_PENDING: i64 = 100_000;
+
+/// A queue as pulls see it.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) queue: Queue,
+    /// Subject of its messages.
+    pub(super) subject: String,
+    /// Subject of requests for the next ones.
+    pub(super) next: String,
+    /// Tells its stream from the others in a tag.
+    pub(super) letter: char,
+}
+
+/// The consumers this process knows to exist.
+pub(super) struct Sources {
+    link: Link,
+    ack_wait: Duration,
+    known: Mutex<HashMap<Queue, Arc<Source>>>,
+}
+
+impl Sources {
+    pub(super) fn new(link: Link, ack_wait: Duration) -> Self {
+        Self { link, ack_wait, known: Mutex::default() }
+    }
+
+    /// The sources of `queues`, in their order.
+    pub(super) async fn all(&self, queues: &[Queue]) -> Result<Vec<Arc<Source>>, BackendError> {
+        let known = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            queues.iter().map(|queue| known.get(queue).cloned()).collect::<Option<Vec<_>>>()
+        };
+        match known {
+            Some(known) => Ok(known),
+            None => try_join_all(queues.iter().map(|queue| self.one(queue))).await,
+        }
+    }
+
+    /// The source of `queue`.
+    pub(super) async fn one(&self, queue: &Queue) -> Result<Arc<Source>, BackendError> {
+        if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(queue) {
+            return Ok(Arc::clone(known));
+        }
+        self.create(queue).await
+    }
+
+    /// Creates the consumer of `queue`, or brings it up to date.
+    pub(super) async fn create(&self, queue: &Queue) -> Result<Arc<Source>, BackendError> {
+        let kind = StreamKind::of(queue);
+        let (stream, durable) = (self.link.names.stream(kind), consumer(queue));
+        let subject = self.link.names.queue(queue);
+        let config = pull::Config {
+            durable_name: Some(durable.clone()),
+            name: Some(durable.clone()),
+            description: Some(description(queue)),
+            deliver_policy: DeliverPolicy::All,
+            ack_policy: AckPolicy::Explicit,
+            replay_policy: ReplayPolicy::Instant,
+            filter_subject: subject.clone(),
+            ack_wait: self.ack_wait,
+            max_deliver: -1,
+            max_waiting: MAX_WAITING,
+            max_ack_pending: MAX_ACK_PENDING,
+            ..pull::Config::default()
+        };
+        let creating = async {
+            let created = self.link.context.create_consumer_on_stream(config, &stream).await;
+            created.map_err(|error| match error.kind() {
+                ConsumerErrorKind::JetStream(inner) if (400..500).contains(&inner.code()) && inner.code() != 404 => {
+                    BackendError::Refused {
+                        server: server(&self.link.at),
+                        why: format!("consumer {durable} of stream {stream} is not what it has to be: {inner}"),
+                        remedy: format!("remove it, it is made anew: nats consumer rm {stream} {durable}"),
+                    }
+                }
+                _ => self.link.unavailable(format!("consumer {durable} of stream {stream}: {error}")),
+            })
+        };
+        self.link.within("creating a consumer", creating).await?;
+        let letter = match kind {
+            StreamKind::Results => 'r',
+            StreamKind::Commands => 'c',
+            _ => 't',
+        };
+        let next = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}");
+        let source = Arc::new(Source { queue: queue.clone(), subject, next, letter });
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone(), Arc::clone(&source));
+        Ok(source)
+    }
+
+    /// How full `queue` is, as the server tells. What waits to be delivered again counts as in flight.
+    pub(super) async fn depth(&self, queue: &Queue) -> Result<Depth, BackendError> {
+        self.one(queue).await?;
+        let (stream, durable) = (self.link.names.stream(StreamKind::of(queue)), consumer(queue));
+        let asking = async {
+            let stream = self.link.context.get_stream_no_info(&stream).await;
+            let stream = stream.map_err(|error| self.link.unavailable(error))?;
+            stream.consumer_info(&durable).await.map_err(|error| self.link.unavailable(error))
+        };
+        let info = self.link.within("asking for a queue's depth", asking).await?;
+        Ok(Depth { waiting: info.num_pending, in_flight: info.num_ack_pending as u64 })
+    }
+}
