@@ -4,8 +4,10 @@
 //! delays, presence). Each half keeps its own promises; nothing here spans both. All processes of a deployment go by the
 //! clock of the Redis server, so that skewed hosts agree on when a lease ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::journal::Journaled;
 use super::nats::{self, NatsOptions};
 use super::redis::{self, RedisOptions};
 use super::{Backend, BackendError};
@@ -48,14 +50,15 @@ pub async fn open(
     instance: &InstanceId,
     clock: Option<Clock>,
 ) -> Result<Backend, BackendError> {
-    let redis = redis::open(options, instance, clock).await?;
+    let redis = redis::connect(options, instance, clock).await?;
     let nats = nats::open(options, instance, redis.delays, redis.clock.clone()).await?;
+    let ledger = Journaled::join(redis.counters, nats.journal, redis.clock.clone()).await?;
     Ok(Backend {
         broker: nats.broker,
         events: nats.events,
         artifacts: nats.artifacts,
         state: redis.state,
-        ledger: redis.ledger,
+        ledger: Arc::new(ledger),
         locks: redis.locks,
         clock: redis.clock,
         delivery_lease: options.nats.ack_wait,

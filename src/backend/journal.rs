@@ -121,15 +121,15 @@ pub(super) trait Counters: Ledger {
 }
 
 /// A ledger whose every step is in the journal as well.
-pub(super) struct Journaled<C, J: ?Sized> {
-    counters: Arc<C>,
-    journal: Arc<J>,
+pub(super) struct Journaled {
+    counters: Arc<dyn Counters>,
+    journal: Arc<dyn Journal>,
     clock: Clock,
 }
 
-impl<C: Counters, J: Journal + ?Sized> Journaled<C, J> {
+impl Journaled {
     /// Brings counters and journal together: they must belong to each other, or the counters are taken for lost.
-    pub(super) async fn join(counters: Arc<C>, journal: Arc<J>, clock: Clock) -> Result<Self, BackendError> {
+    pub(super) async fn join(counters: Arc<dyn Counters>, journal: Arc<dyn Journal>, clock: Clock) -> Result<Self, BackendError> {
         let known = journal.epoch(None).await?;
         let epoch = counters.adopt(known.as_deref()).await?;
         if known.is_none() {
@@ -158,7 +158,7 @@ impl<C: Counters, J: Journal + ?Sized> Journaled<C, J> {
 }
 
 #[async_trait]
-impl<C: Counters, J: Journal + ?Sized> Ledger for Journaled<C, J> {
+impl Ledger for Journaled {
     async fn reserve(&self, request: ReserveRequest) -> Result<ReserveOutcome, BackendError> {
         let id = request.id.clone();
         let record = self.record_of(&request);

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 use async_trait::async_trait;
 
 use crate::backend::{
-    Adjustment, BackendError, Balance, Entry, EntryFilter, Ledger, ReservationState, ReserveOutcome, ReserveRequest,
+    Adjustment, BackendError, Balance, Entry, EntryFilter, Ledger, Rebuilt, ReservationState, ReserveOutcome, ReserveRequest,
     Scope, SettleOutcome, Settlement,
 };
 use crate::protocol::MicroUsd;
@@ -135,5 +135,9 @@ impl Ledger for MemoryLedger {
 
     async fn entries(&self, _: EntryFilter) -> Result<Vec<Entry>, BackendError> {
         Ok(Vec::new())
+    }
+
+    async fn rebuild(&self, _even_if_whole: bool) -> Result<Option<Rebuilt>, BackendError> {
+        Ok(None)
     }
 }

@@ -25,7 +25,7 @@ use super::script::{
 };
 use crate::backend::bound::{check_adjustment, check_money, check_reservation};
 use crate::backend::{
-    Adjustment, BackendError, Balance, Entry, EntryFilter, EntryKind, Ledger, ReserveOutcome, ReserveRequest, Scope,
+    Adjustment, BackendError, Balance, Entry, EntryFilter, EntryKind, Ledger, Rebuilt, ReserveOutcome, ReserveRequest, Scope,
     SettleOutcome, Settlement,
 };
 use crate::clock::Timestamp;
@@ -113,7 +113,7 @@ impl Store {
     /// A call of one of the ledger's scripts, which all check the epoch first.
     fn ledger_call(&self, script: &'static Script) -> ScriptInvocation<'static> {
         let mut call = self.call(script, &self.space.budget);
-        call.arg(&self.epoch);
+        call.arg(self.epoch_or_none());
         call
     }
 
@@ -240,5 +240,10 @@ impl Ledger for Store {
                 return Ok(entries);
             }
         }
+    }
+
+    async fn rebuild(&self, _even_if_whole: bool) -> Result<Option<Rebuilt>, BackendError> {
+        // Counters alone have nothing to be rebuilt from; whoever keeps the journal beside them does it.
+        Ok(None)
     }
 }

@@ -14,11 +14,12 @@ mod link;
 mod locks;
 mod presence;
 mod reply;
+mod restore;
 mod script;
 mod state;
 mod survey;
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -31,8 +32,9 @@ use self::feed::Hints;
 use self::link::Links;
 use super::delay::DelayStore;
 use super::distributed::{Certificates, DistributedOptions, OPEN_TIMEOUT};
+use super::journal::Counters;
 use super::{BackendError, Ledger, LockTable, StateStore};
-use crate::clock::{Clock, ClockSetter, random_token};
+use crate::clock::{Clock, ClockSetter};
 use crate::config::Secret;
 use crate::protocol::InstanceId;
 
@@ -63,6 +65,8 @@ pub struct RedisStores {
     pub state: Arc<dyn StateStore>,
     /// Money.
     pub ledger: Arc<dyn Ledger>,
+    /// The same, for the journal beside.
+    pub(super) counters: Arc<dyn Counters>,
     /// Leases.
     pub locks: Arc<dyn LockTable>,
     /// Messages that wait, for the broker beside.
@@ -103,8 +107,8 @@ struct Store {
     /// Whether it was ever set.
     is_set: AtomicBool,
     process: InstanceId,
-    /// Names the budget's data that this process has seen.
-    epoch: String,
+    /// Names the budget's data that this process goes by; none until that is settled.
+    epoch: RwLock<Option<String>>,
     hints: Hints,
     _ending: DropGuard,
 }
@@ -122,6 +126,17 @@ impl Store {
 /// [`BackendError::Unavailable`] when the server cannot be reached, [`BackendError::Invalid`] when it is not what it has to be
 /// or refuses the login, each naming its address.
 pub async fn open(
+    options: &DistributedOptions,
+    instance: &InstanceId,
+    clock: Option<Clock>,
+) -> Result<RedisStores, BackendError> {
+    let stores = connect(options, instance, clock).await?;
+    stores.counters.adopt(None).await?;
+    Ok(stores)
+}
+
+/// The same, without settling which of the budget's data to go by: until then the ledger refuses everything.
+pub(super) async fn connect(
     options: &DistributedOptions,
     instance: &InstanceId,
     clock: Option<Clock>,
@@ -157,9 +172,6 @@ async fn start(
     };
     let ending = CancellationToken::new();
     let channel = format!("{}:changed", space.state);
-    let mut epoch = script::call(&script::LEDGER_EPOCH, &space.budget, &clock);
-    epoch.arg(format!("{}-{}", clock.now().0, random_token(16)));
-    let epoch = reply::text(links.ask(epoch).await?)?;
     let store = Arc::new(Store {
         links,
         space,
@@ -167,11 +179,18 @@ async fn start(
         setter,
         is_set: AtomicBool::new(false),
         process: instance.clone(),
-        epoch,
+        epoch: RwLock::new(None),
         hints: Hints::new(client, channel, redis.request_timeout, ending.clone()),
         _ending: ending.clone().drop_guard(),
     });
     store.enter(redis.dead_after).await?;
     tokio::spawn(presence::run(Arc::downgrade(&store), redis.beat, redis.dead_after, ending));
-    Ok(RedisStores { state: store.clone(), ledger: store.clone(), locks: store.clone(), delays: store, clock })
+    Ok(RedisStores {
+        state: store.clone(),
+        ledger: store.clone(),
+        counters: store.clone(),
+        locks: store.clone(),
+        delays: store,
+        clock,
+    })
 }

@@ -11,7 +11,7 @@
 //! nothing, unlike the file locks of the embedded backend: a process that was only stopped says so again, and what was
 //! taken from it stays taken. Fences, claims and settled charges make that safe.
 
-use std::sync::Weak;
+use std::sync::{PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -82,6 +82,10 @@ impl Store {
 
     /// Takes over from `dead`.
     async fn bury(&self, dead: &InstanceId) -> Result<(), BackendError> {
+        if self.epoch.read().unwrap_or_else(PoisonError::into_inner).is_none() {
+            // This process is not ready yet; another beat will do it.
+            return Ok(());
+        }
         // Read first: a process that says that it lives while it is being buried moves the version on.
         let found = self.get(&[presence::key(dead)]).await?.into_iter().flatten().next();
         for ids in self.members(&format!("{}:open", self.space.budget)).await?.chunks(STEP) {

@@ -25,6 +25,8 @@ scripts! {
     STATE_SNAPSHOT: "lua/state_snapshot.lua";
     STATE_CHANGES: "lua/state_changes.lua";
     LEDGER_EPOCH: "lua/ledger_epoch.lua";
+    LEDGER_CLEAR: "lua/ledger_clear.lua";
+    LEDGER_REPLAY: "lua/now.lua" "lua/ledger.lua" "lua/ledger_replay.lua";
     LEDGER_RESERVE: "lua/now.lua" "lua/ledger.lua" "lua/ledger_reserve.lua";
     LEDGER_SETTLE: "lua/now.lua" "lua/ledger.lua" "lua/ledger_settle.lua";
     LEDGER_RELEASE: "lua/now.lua" "lua/ledger.lua" "lua/ledger_release.lua";
