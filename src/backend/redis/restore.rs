@@ -21,7 +21,7 @@ const STEP: usize = 100;
 const KEYS: usize = 1_000;
 
 impl Store {
-    fn epoch_or_none(&self) -> String {
+    pub(super) fn epoch_or_none(&self) -> String {
         self.epoch.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone().unwrap_or_default()
     }
 
