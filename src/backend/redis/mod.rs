@@ -17,6 +17,8 @@ mod reply;
 mod script;
 mod state;
 mod survey;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
