@@ -16,6 +16,7 @@ mod faults;
 mod golden;
 mod llm;
 mod redelivery;
+mod redis_faults;
 mod rig;
 mod stop;
 mod store_faults;

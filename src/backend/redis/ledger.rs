@@ -18,7 +18,7 @@ use redis::{Script, ScriptInvocation, Value};
 
 use super::Store;
 use super::fault::unexpected;
-use super::reply::{Reply, entry, parsed, text};
+use super::reply::{Reply, entry, parsed, revision, text};
 use super::script::{
     LEDGER_ADJUST, LEDGER_BALANCE, LEDGER_ENTRIES, LEDGER_EXPIRE, LEDGER_ORPHAN, LEDGER_RELEASE, LEDGER_RESERVE,
     LEDGER_SETTLE, lease_millis,
@@ -29,20 +29,13 @@ use crate::backend::{
     SettleOutcome, Settlement,
 };
 use crate::clock::Timestamp;
-use crate::protocol::{InstanceId, JobId, MicroUsd, Usage};
+use crate::protocol::{AgentType, InstanceId, JobId, MicroUsd, Usage};
 
 /// Entries of one read when the filter names no limit.
 const DEFAULT_ENTRIES: usize = 1_000;
 
-/// Entries that one script answers.
+/// Entries that one script looks at.
 const PAGE: usize = 1_000;
-
-fn job_of(scope: &Scope) -> Option<&JobId> {
-    match scope {
-        Scope::Account => None,
-        Scope::Job(job) => Some(job),
-    }
-}
 
 /// What, by how much, and the line for the record.
 fn adjustment_parts(scope: &Scope, adjustment: Adjustment) -> (&'static str, Option<MicroUsd>, String) {
@@ -109,6 +102,17 @@ fn read_entry(value: Value) -> Result<Entry, BackendError> {
     })
 }
 
+/// Adds what entries are wanted, at most `wanted` of them.
+fn pick(call: &mut ScriptInvocation<'_>, filter: &EntryFilter, wanted: usize) {
+    let is_picky =
+        filter.agent.is_some() || filter.model.is_some() || filter.since.is_some() || filter.before.is_some();
+    let instant = |at: Option<Timestamp>| at.map(|at| at.0.to_string()).unwrap_or_default();
+    call.arg(wanted).arg(if is_picky { PAGE } else { wanted });
+    call.arg(filter.job.as_ref().map(JobId::as_str).unwrap_or_default());
+    call.arg(filter.agent.as_ref().map(AgentType::as_str).unwrap_or_default());
+    call.arg(filter.model.as_deref().unwrap_or_default()).arg(instant(filter.since)).arg(instant(filter.before));
+}
+
 impl Store {
     /// A call of one of the ledger's scripts, which all check the epoch first.
     fn ledger_call(&self, script: &'static Script) -> ScriptInvocation<'static> {
@@ -153,7 +157,7 @@ impl Ledger for Store {
         call.arg(u8::from(request.may_use_hold_back)).arg(request.instance.as_str()).arg(self.process.as_str());
         call.arg(request.job.as_str()).arg(request.task.as_str()).arg(request.agent.as_str()).arg(&request.model);
         for scope in &scopes {
-            call.arg(scope.to_string());
+            call.arg(format!("{}{scope}", if scope.needs_limit() { '!' } else { '-' }));
         }
         let mut reply = Reply::of(self.links.ask(call).await?)?;
         let outcome = reply.number()?;
@@ -199,7 +203,7 @@ impl Ledger for Store {
         let mut call = self.ledger_call(&LEDGER_ADJUST);
         call.arg(request).arg(scope.to_string()).arg(what);
         call.arg(amount.map(|amount| amount.0.to_string()).unwrap_or_default()).arg(note);
-        call.arg(job_of(scope).map(JobId::as_str).unwrap_or_default());
+        call.arg(scope.job().map(JobId::as_str).unwrap_or_default()).arg(u8::from(scope.needs_limit()));
         let mut reply = Reply::of(self.links.ask(call).await?)?;
         if reply.number()? == 0 {
             let limit = reply.money()?;
@@ -226,19 +230,19 @@ impl Ledger for Store {
         let mut entries: Vec<Entry> = Vec::new();
         let mut after = filter.after;
         loop {
-            let wanted = PAGE.min(limit - entries.len());
             let mut call = self.ledger_call(&LEDGER_ENTRIES);
-            call.arg(filter.job.as_ref().map(JobId::as_str).unwrap_or_default());
-            call.arg(format!("{}-0", after.saturating_add(1))).arg(wanted);
+            call.arg(format!("{}-0", after.saturating_add(1)));
+            pick(&mut call, &filter, PAGE.min(limit - entries.len()));
             let mut reply = Reply::of(self.links.ask(call).await?)?;
             reply.number()?;
-            let page: Vec<Entry> = reply.rest().map(read_entry).collect::<Result<_, _>>()?;
-            let got = page.len();
-            after = page.last().map_or(after, |entry| entry.id);
-            entries.extend(page);
-            if got < wanted || entries.len() >= limit {
+            let last = reply.text()?;
+            for entry in reply.rest() {
+                entries.push(read_entry(entry)?);
+            }
+            if last.is_empty() || entries.len() >= limit {
                 return Ok(entries);
             }
+            after = revision(&last)?;
         }
     }
 

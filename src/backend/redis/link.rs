@@ -134,11 +134,6 @@ impl Links {
         Ok(Self { pool, slots, next: AtomicUsize::new(0), made: AtomicU64::new(0), patience, address, name })
     }
 
-    /// Host and port of the server, for people.
-    pub(super) fn address(&self) -> &str {
-        &self.address
-    }
-
     /// Sends `request` and answers what the server says, repeating it while the server cannot answer and there is time:
     /// every script is idempotent, so that a lost answer does no harm.
     pub(super) async fn ask<'a>(&self, request: impl Into<Request<'a>>) -> Result<Value, BackendError> {

@@ -18,6 +18,8 @@ mod restore;
 mod script;
 mod state;
 mod survey;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, RwLock};
 use std::sync::atomic::AtomicBool;

@@ -88,6 +88,11 @@ impl Store {
         }
         // Read first: a process that says that it lives while it is being buried moves the version on.
         let found = self.get(&[presence::key(dead)]).await?.into_iter().flatten().next();
+        let mut is_dying = redis::cmd("ZSCORE");
+        is_dying.arg(format!("{}:dying", self.space.presence)).arg(dead.as_str());
+        if self.links.ask(is_dying).await? == Value::Nil {
+            return Ok(());
+        }
         for ids in self.members(&format!("{}:open", self.space.budget)).await?.chunks(STEP) {
             self.orphan_reservations(dead, ids).await?;
         }
@@ -122,8 +127,10 @@ impl Store {
                 value: None,
             };
             let writes: Vec<Write> = left.map(remove).collect();
-            if !writes.is_empty() {
-                self.commit(&self.process, writes).await?;
+            match self.commit(&self.process, writes).await {
+                // It lives, or somebody else has removed them.
+                Ok(_) | Err(BackendError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         self.end("forget", dead).await

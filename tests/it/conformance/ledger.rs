@@ -364,7 +364,7 @@ pub(crate) async fn a_charge_stays_in_the_window_of_its_reservation(test: &TestB
     assert_eq!(outcome, ReserveOutcome::Granted);
     let full = backend.ledger.reserve(request("more", &[first.clone(), month.clone()], 20)).await.unwrap();
     assert_eq!(full, ReserveOutcome::Refused { scope: first.clone(), available: usd(10) });
-    test.clock.advance(s(50));
+    test.pass(s(50)).await;
     let [second, same_month] = Scope::windows(test.clock.now().after(s(86_400)));
     assert_eq!((month.clone(), first == second), (same_month, false));
     let outcome = backend.ledger.reserve(request("next", &[second.clone(), month.clone()], 100)).await.unwrap();
@@ -417,7 +417,7 @@ pub(crate) async fn entries_can_be_picked_by_agent_model_and_time(test: &TestBac
     for (id, who, model) in [("a", "coder", "m-1"), ("b", "reviewer", "m-1"), ("c", "coder", "m-2")] {
         let asked = ReserveRequest { agent: agent(who), model: model.into(), ..request(id, &[Scope::Account], 1) };
         assert_eq!(backend.ledger.reserve(asked).await.unwrap(), ReserveOutcome::Granted);
-        test.clock.advance(s(1));
+        test.pass(s(1)).await;
     }
     let told = async |filter: EntryFilter| {
         let entries = backend.ledger.entries(filter).await.unwrap();

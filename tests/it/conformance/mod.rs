@@ -15,6 +15,8 @@ mod locks;
 mod model;
 mod state;
 
+pub(crate) use ledger::request as reservation;
+
 macro_rules! conformance {
     ($backend:ident, $open:path: $($room:ident)+) => {
         mod $backend {
@@ -73,6 +75,8 @@ macro_rules! conformance {
             changes_show_deletions_and_only_the_prefix,
             a_waiting_feed_wakes_for_its_prefix_only,
             keys_and_values_are_bounded,
+            a_commit_can_depend_on_keys_that_it_does_not_write,
+            a_condition_that_fails_is_named_before_any_write_and_nothing_is_written,
         );
     };
     (@room ledger $open:path) => {

@@ -23,6 +23,15 @@ local function load_scope(name)
     }
 end
 
+-- The same counters under the limit that holds for them: a window's, `account/day:2026-11-21`, is its policy's, `account/day`.
+local function effective(scope)
+    local policy = string.match(scope.name, '^(account/%a+):')
+    if not policy then return scope end
+    local under = load_scope(policy)
+    under.name, under.spent, under.reserved = scope.name, scope.spent, scope.reserved
+    return under
+end
+
 local function balance(scope)
     return scope.limit and whole(scope.limit) or '', whole(scope.spent), whole(scope.reserved),
         whole(scope.hold_back), scope.frozen and '1' or '0'
@@ -72,15 +81,19 @@ local function close(reservation, state, charge, usage)
         local scope = load_scope(name)
         scopes[#scopes + 1] = scope
         -- What was released is no longer set aside, so that even the reserved amount may lead past a limit.
-        if before == 'released' and scope.limit and scope.spent + scope.reserved + charge > scope.limit then
-            overrun = true
-        end
+        local limit = before == 'released' and effective(scope).limit
+        if limit and scope.spent + scope.reserved + charge > limit then overrun = true end
     end
     for _, scope in ipairs(scopes) do
         local reserved = math.max(0, scope.reserved - aside)
         local spent = math.min(MAX_MONEY, math.max(0, scope.spent - reservation.charged) + charge)
-        redis.call('HSET', P .. ':scope:' .. scope.name, 'spent', whole(spent), 'reserved', whole(reserved),
-            'frozen', (overrun or scope.frozen) and 1 or 0)
+        local name = P .. ':scope:' .. scope.name
+        -- An overrun freezes what it is charged to, but no window: tomorrow's is another one.
+        if overrun and not string.find(scope.name, '^account/') then
+            redis.call('HSET', name, 'spent', whole(spent), 'reserved', whole(reserved), 'frozen', 1)
+        else
+            redis.call('HSET', name, 'spent', whole(spent), 'reserved', whole(reserved))
+        end
     end
     redis.call('HSET', P .. ':reservation:' .. reservation.id, 'state', state, 'charged', whole(charge),
         'overrun', overrun and 1 or 0)

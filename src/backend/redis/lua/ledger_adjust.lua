@@ -1,5 +1,5 @@
 -- Changes a scope once per request. ARGV: now, epoch, request, scope, what (limit, top-up, hold-back, freeze, thaw), amount
--- (empty: no limit), note, job of the scope. Answers 1 and the balance, or 0 and a limit that cannot be held.
+-- (empty: no limit), note, job of the scope, 1 when nothing may be spent in it without a limit. Answers 1 and the balance, or 0 and a limit that cannot be held.
 expire_due()
 local request, what, amount = ARGV[3], ARGV[5], tonumber(ARGV[6])
 local recorded = redis.call('HMGET', P .. ':adjustment:' .. request, 'limit', 'spent', 'reserved', 'hold_back', 'frozen')
@@ -7,8 +7,8 @@ if recorded[2] then return { 1, recorded[1] or '', recorded[2], recorded[3], rec
 local scope = load_scope(ARGV[4])
 if what == 'limit' then
     scope.limit = amount
-elseif what == 'top-up' and (scope.limit or scope.name ~= 'account') then
-    -- Raising no limit leaves none; a job without a limit may spend nothing, so it starts from there.
+elseif what == 'top-up' and (scope.limit or ARGV[9] == '1') then
+    -- Raising no limit leaves none; a scope that may spend nothing without one starts from there.
     scope.limit = (scope.limit or 0) + amount
 elseif what == 'hold-back' then
     scope.hold_back = amount

@@ -5,3 +5,4 @@
 
 pub(crate) mod certificates;
 pub(crate) mod redis;
+pub(crate) mod wire;

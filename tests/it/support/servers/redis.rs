@@ -148,12 +148,6 @@ impl RedisServer {
         assert!(self.is_ready(), "redis-server does not start again: {}", self.log());
     }
 
-    /// Kills it and starts it again.
-    pub(crate) fn restart(&mut self) {
-        self.kill();
-        self.start_again();
-    }
-
     /// Sends a signal by its name without SIG, for example `STOP`.
     pub(crate) fn signal(&self, name: &str) {
         // The shell's own `kill` is the one that is always there.
