@@ -81,6 +81,17 @@ pub enum BackendError {
     },
 }
 
+impl BackendError {
+    /// The store that failed, as far as the error says; for counting.
+    #[must_use]
+    pub const fn store(&self) -> &'static str {
+        match self {
+            Self::Unavailable { store, .. } => store,
+            _ => "any",
+        }
+    }
+}
+
 impl Coded for BackendError {
     fn code(&self) -> &'static str {
         match self {
