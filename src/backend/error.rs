@@ -113,7 +113,7 @@ impl Coded for BackendError {
                 format!("check that {store} runs and can be reached, then repeat the command; nothing is lost")
             }
             Self::Conflict { .. } => "read the current value and try again".into(),
-            Self::NotFound { .. } => "check the name; `codeswarm list` shows the jobs of this data directory".into(),
+            Self::NotFound { .. } => "check the name; `codeswarm list` shows the jobs there are".into(),
             Self::LeaseLost { .. } => "nothing to do: another process has taken the work over".into(),
             Self::Invalid { .. } => "correct the named field".into(),
             Self::Corrupt { what, .. } => {

@@ -27,6 +27,13 @@ impl Coordinator {
         }
     }
 
+    /// Another process tells these figures from now on.
+    pub(super) fn stop_measuring(&mut self) {
+        metric::leads(false);
+        STATES.iter().for_each(|state| metric::jobs(state, 0));
+        self.measure_fleet(BTreeMap::new());
+    }
+
     /// Sets the gauges of living workers; types that nobody serves any more are shown as such.
     pub(super) fn measure_fleet(&mut self, mut workers: BTreeMap<AgentType, u64>) {
         for agent in std::mem::take(&mut self.served) {

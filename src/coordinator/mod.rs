@@ -117,6 +117,7 @@ impl Coordinator {
     /// leads next.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), CoordinatorError> {
         let outcome = self.lead(&shutdown).await;
+        self.stop_measuring();
         self.leadership.resign(&self.backend).await;
         outcome
     }
