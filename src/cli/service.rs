@@ -11,6 +11,7 @@ use super::screen::Screen;
 use super::{Exit, Failure, opened};
 use crate::backend::Backend;
 use crate::config::Loaded;
+use crate::error::Coded;
 use crate::fleet::Stop;
 use crate::protocol::InstanceId;
 use crate::telemetry::{self, Healthcheck, Speaker, Telemetry};
@@ -112,7 +113,15 @@ pub(super) async fn healthcheck(screen: &Screen, common: &Common, args: &Healthc
             telemetry::default_url(listen)
         }
     };
-    let answer = Healthcheck::of(&url)?.ask().await?;
-    screen.result(&format!("{url}: {answer}"));
-    Ok(Exit::Done)
+    match Healthcheck::of(&url)?.ask().await {
+        Ok(answer) => {
+            screen.result(&format!("{url}: {answer}"));
+            Ok(Exit::Done)
+        }
+        Err(unhealthy) => {
+            // One line: container runtimes keep it as the reason.
+            screen.error(&format!("error[{}]: {unhealthy}", unhealthy.code()));
+            Ok(Exit::Error)
+        }
+    }
 }
