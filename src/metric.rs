@@ -85,8 +85,7 @@ pub const ALL: [(&str, Kind, &str); 19] = [
 ];
 
 /// Upper bounds of the buckets of the durations that models decide, in seconds.
-pub const LONG_BUCKETS: [f64; 14] =
-    [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0];
+pub const LONG_BUCKETS: [f64; 14] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0];
 
 /// Upper bounds of the buckets of [`PICKUP`], in seconds.
 pub const SHORT_BUCKETS: [f64; 14] =
@@ -95,7 +94,8 @@ pub const SHORT_BUCKETS: [f64; 14] =
 /// How full a task queue is.
 pub fn queue_depth(agent: &str, priority: &'static str, waiting: u64, in_flight: u64) {
     for (state, count) in [("waiting", waiting), ("in_flight", in_flight)] {
-        gauge!(QUEUE_DEPTH, "agent_type" => agent.to_owned(), "priority" => priority, "state" => state).set(whole(count));
+        gauge!(QUEUE_DEPTH, "agent_type" => agent.to_owned(), "priority" => priority, "state" => state)
+            .set(whole(count));
     }
 }
 

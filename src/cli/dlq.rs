@@ -317,7 +317,8 @@ mod tests {
         }
         assert_eq!(queue_of("result.0"), Some(Queue::Result { shard: 0 }));
         assert_eq!(queue_of("command.7"), Some(Queue::Command { shard: 7 }));
-        for wrong in ["", "task", "task.backend", "task.backend.urgent", "task.Back End.low", "result.x", "result.0.1"] {
+        for wrong in ["", "task", "task.backend", "task.backend.urgent", "task.Back End.low", "result.x", "result.0.1"]
+        {
             assert_eq!(queue_of(wrong), None, "{wrong}");
         }
     }

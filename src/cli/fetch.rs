@@ -41,9 +41,9 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: FetchArgs) -> Re
         return Err(Failure::error("CS-CLI-026", what, format!("wait for it with `codeswarm watch {id}`")));
     }
     match format {
-        FetchFormat::Dir => directory(&backend, &watched.job, features.as_slice(), &args.out, OutputMode::Directory)
-            .await
-            .map(drop)?,
+        FetchFormat::Dir => {
+            directory(&backend, &watched.job, features.as_slice(), &args.out, OutputMode::Directory).await.map(drop)?
+        }
         FetchFormat::Tar => archive(&backend, &features, &args.out).await?,
         FetchFormat::GitBundle => bundle(&backend, &watched.job, &features, &args.out).await?,
     }
@@ -65,7 +65,9 @@ fn tell(screen: &Screen, args: &FetchArgs, format: FetchFormat, watched: &Watche
             FetchFormat::GitBundle => "git-bundle",
         };
         let files = json!({"fetched": fetched, "planned": planned});
-        screen.result(&json!({"job": job.id(), "out": out, "format": format, "files": files, "complete": is_whole}).to_string());
+        screen.result(
+            &json!({"job": job.id(), "out": out, "format": format, "files": files, "complete": is_whole}).to_string(),
+        );
     } else {
         screen.note(&format!("{fetched} files of job {} in {out}", job.id()));
     }
@@ -93,7 +95,11 @@ fn format(args: &FetchArgs, screen: &Screen) -> Result<FetchFormat, Failure> {
         }
         if screen.terminal {
             let what = "--out -: an archive is not for a terminal";
-            return Err(Failure::usage("CS-CLI-027", what, "send it into a file or another program, or name a directory"));
+            return Err(Failure::usage(
+                "CS-CLI-027",
+                what,
+                "send it into a file or another program, or name a directory",
+            ));
         }
     } else if format != FetchFormat::Dir && args.out.symlink_metadata().is_ok() {
         let what = format!("--out {name}: there is something of that name already");
@@ -159,8 +165,11 @@ async fn directory(
 
 /// Writes a tar archive: the same files give the same bytes, whenever and wherever it is written.
 async fn archive(backend: &Backend, features: &[Feature], out: &Path) -> Result<(), Failure> {
-    let mut files: Vec<(&str, &ArtifactRef)> =
-        features.iter().flat_map(|feature| &feature.files).map(|(path, artifact, _)| (path.as_str(), artifact)).collect();
+    let mut files: Vec<(&str, &ArtifactRef)> = features
+        .iter()
+        .flat_map(|feature| &feature.files)
+        .map(|(path, artifact, _)| (path.as_str(), artifact))
+        .collect();
     files.sort_unstable_by_key(|(path, _)| *path);
     if out.as_os_str() == STDOUT {
         return pack(backend, &files, io::stdout().lock(), out).await.map(drop);

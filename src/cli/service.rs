@@ -108,7 +108,11 @@ pub(super) async fn healthcheck(screen: &Screen, common: &Common, args: &Healthc
             let loaded = opened::settings(common, Vec::new())?;
             let listen = loaded.settings.http.listen.parse::<SocketAddr>().map_err(|_| {
                 let what = "http.listen is empty: there is nothing to ask";
-                Failure::usage("CS-CLI-024", what, "set http.listen as the process has it, or name the address with --url")
+                Failure::usage(
+                    "CS-CLI-024",
+                    what,
+                    "set http.listen as the process has it, or name the address with --url",
+                )
             })?;
             telemetry::default_url(listen)
         }

@@ -43,7 +43,10 @@ pub(super) async fn submit(screen: &Screen, common: &Common, args: SubmitArgs) -
     let (budget, settings) = (submission.budget, submission.settings.clone());
     let job = coordinator::submit(&backend, &instance, submission).await?;
     let place = opened::place(common, &loaded.settings);
-    screen.note(&format!("budget {budget}, files {}; a coordinator that serves {place} takes it", files_go(&settings, &job)));
+    screen.note(&format!(
+        "budget {budget}, files {}; a coordinator that serves {place} takes it",
+        files_go(&settings, &job)
+    ));
     if args.wait {
         screen.note(&format!("job {job}"));
         return watch::until_over(screen, &backend, &job, args.json).await;
@@ -157,12 +160,23 @@ fn remote_directory(args: &ProposalArgs) -> Result<PathBuf, Failure> {
     match &args.out {
         Some(out) if out.is_absolute() => Ok(out.clone()),
         Some(out) => {
-            let what = format!("--out {}: the directory would be on the coordinator's machine, where nobody knows this one", out.display());
-            Err(Failure::usage("CS-CLI-005", what, "name an absolute path, or leave --out away and use `codeswarm fetch`"))
+            let what = format!(
+                "--out {}: the directory would be on the coordinator's machine, where nobody knows this one",
+                out.display()
+            );
+            Err(Failure::usage(
+                "CS-CLI-005",
+                what,
+                "name an absolute path, or leave --out away and use `codeswarm fetch`",
+            ))
         }
         None if args.git => {
             let what = "--git: without --out there is no directory that could become a repository";
-            Err(Failure::usage("CS-CLI-028", what, "leave it away and use `codeswarm fetch JOB --out FILE.bundle`, or add --out"))
+            Err(Failure::usage(
+                "CS-CLI-028",
+                what,
+                "leave it away and use `codeswarm fetch JOB --out FILE.bundle`, or add --out",
+            ))
         }
         None => Ok(PathBuf::new()),
     }

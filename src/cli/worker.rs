@@ -152,7 +152,8 @@ mod tests {
     fn a_worker_serves_the_types_it_is_told_once_each_and_only_those_with_a_role() {
         let known = AgentType::builtin();
         let these = |names: &[&str]| Serves::These(names.iter().map(|name| (*name).to_owned()).collect());
-        let names = |serves| chosen(serves, &known).map(|agents| agents.iter().map(AgentType::to_string).collect::<Vec<_>>());
+        let names =
+            |serves| chosen(serves, &known).map(|agents| agents.iter().map(AgentType::to_string).collect::<Vec<_>>());
         assert_eq!(names(these(&["docs", "backend", "docs"])).unwrap(), ["docs", "backend"]);
         assert_eq!(names(Serves::All).unwrap().len(), known.len());
         assert!(names(these(&[])).unwrap_err().report().contains("--all"));

@@ -89,9 +89,7 @@ pub fn choose<J: Ord>(
     if out.total >= room {
         return Vec::new();
     }
-    candidates.sort_by(|a, b| {
-        b.tail.cmp(&a.tail).then_with(|| a.job.cmp(&b.job)).then_with(|| a.task.cmp(&b.task))
-    });
+    candidates.sort_by(|a, b| b.tail.cmp(&a.tail).then_with(|| a.job.cmp(&b.job)).then_with(|| a.task.cmp(&b.task)));
     let mut waiting: BTreeMap<Priority, VecDeque<Candidate<J>>> = BTreeMap::new();
     for candidate in candidates {
         waiting.entry(candidate.priority).or_default().push_back(candidate);

@@ -60,8 +60,10 @@ impl Healthcheck {
     pub async fn ask(&self) -> Result<String, TelemetryError> {
         let fault = |why: String| TelemetryError::Unhealthy { url: self.url.clone(), why };
         let asked = tokio::time::timeout(PATIENCE, self.request()).await;
-        let (status, body) = asked.map_err(|_| fault(format!("no answer within {} s", PATIENCE.as_secs())))?.map_err(fault)?;
-        let line: String = body.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(400).collect();
+        let (status, body) =
+            asked.map_err(|_| fault(format!("no answer within {} s", PATIENCE.as_secs())))?.map_err(fault)?;
+        let line: String =
+            body.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(400).collect();
         if status == 200 { Ok(line) } else { Err(fault(format!("answer {status}: {line}"))) }
     }
 
@@ -94,7 +96,9 @@ mod tests {
 
     #[test]
     fn only_plain_http_urls_with_a_host_are_asked() {
-        for wrong in ["", "localhost", "/healthz", "https://localhost:1", "ftp://x", "http://", "http:///x", "http://a b"] {
+        for wrong in
+            ["", "localhost", "/healthz", "https://localhost:1", "ftp://x", "http://", "http:///x", "http://a b"]
+        {
             assert!(matches!(Healthcheck::of(wrong), Err(TelemetryError::Url { .. })), "{wrong}");
         }
         for right in ["http://127.0.0.1:80", "http://[::1]:8080/readyz", "http://worker/healthz"] {

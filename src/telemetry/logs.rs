@@ -168,7 +168,8 @@ mod tests {
         let writer = kept.clone();
         tracing::subscriber::with_default(json_lines(filter, speaker, move || writer.clone()), || {
             let attempt = 2_u32;
-            let span = tracing::info_span!(target: "codeswarm::worker", "attempt", job = %"j1", task = %"file/a", attempt);
+            let span =
+                tracing::info_span!(target: "codeswarm::worker", "attempt", job = %"j1", task = %"file/a", attempt);
             let _in = span.enter();
             tracing::info!(target: "codeswarm::worker", cost = 7_u64, late = true, "said \"so\"\nin two lines");
             tracing::info!(target: "async_nats", "chatter of a library");

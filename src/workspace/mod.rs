@@ -168,7 +168,10 @@ impl Workspace {
     /// [`WorkspaceError::Git`] when Git refuses, or nothing was committed.
     pub async fn bundle(&self) -> Result<PathBuf, WorkspaceError> {
         let Some(git) = &self.shared.git else {
-            return Err(WorkspaceError::Git { command: "bundle".into(), message: "the output is no repository".into() });
+            return Err(WorkspaceError::Git {
+                command: "bundle".into(),
+                message: "the output is no repository".into(),
+            });
         };
         let _turn = self.shared.turn.lock().await;
         git.bundle().await

@@ -70,7 +70,8 @@ async fn letters_are_removed_only_when_that_was_meant() {
     ] {
         sandbox.run(arguments, &[]).await.assert_refused(2, code, &[part]);
     }
-    for arguments in [&["dlq", "purge"][..], &["dlq", "replay"], &["dlq", "purge", "1", "--all"], &["dlq", "show", "x"]] {
+    for arguments in [&["dlq", "purge"][..], &["dlq", "replay"], &["dlq", "purge", "1", "--all"], &["dlq", "show", "x"]]
+    {
         assert_eq!(sandbox.run(arguments, &[]).await.code, Some(2), "{arguments:?}");
     }
     assert_eq!(letters(&sandbox).await.len(), 1, "nothing was removed so far");

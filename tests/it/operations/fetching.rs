@@ -24,7 +24,7 @@ fn done() -> (Sandbox, Tree) {
 }
 
 fn fetch(sandbox: &Sandbox, arguments: &[&str]) -> Running {
-    Running::start(sandbox.codeswarm(&["fetch", "--out"]).args(arguments))
+    Running::start(sandbox.codeswarm(&["fetch"]).arg("--out").args(arguments))
 }
 
 fn files(sandbox: &Sandbox, name: &str) -> Tree {
@@ -116,7 +116,11 @@ async fn a_job_without_an_output_directory_is_committed_in_its_log_and_fetched_f
     let job = bench.submit_to(String::new()).await;
     let fleet: LocalFleet = bench.fleet(&job, 4).await;
     timeout(SOON, fleet.join()).await.expect("the job ends").unwrap();
-    let committed = bench.events(&job).await.into_iter().filter(|event| matches!(event, Event::FeatureCommitted { complete: true, .. }));
+    let committed = bench
+        .events(&job)
+        .await
+        .into_iter()
+        .filter(|event| matches!(event, Event::FeatureCommitted { complete: true, .. }));
     assert_eq!(committed.count(), 5);
     let data = bench.directory.path().join("data");
     let run = |arguments: &[&str]| {

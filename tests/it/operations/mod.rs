@@ -49,6 +49,20 @@ impl Watched {
         ask(&self.address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"))
     }
 
+    /// Asks until the metrics hold `line`.
+    #[track_caller]
+    fn until_metric(&self, line: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (_, metrics) = self.get("/metrics");
+            if metrics.lines().any(|found| found == line) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{line} is missing in\n{metrics}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Asks until the answer has `status`; answers its body.
     #[track_caller]
     fn until(&self, path: &str, status: u16) -> String {

@@ -12,7 +12,8 @@ use codeswarm::backend::{
 use codeswarm::error::Coded;
 use codeswarm::fleet::{Stop, work};
 use codeswarm::protocol::{
-    AgentType, Envelope, FailureKind, InstanceId, JobId, Priority, TaskId, TaskMessage, TaskOutcome, TaskResult, validate,
+    AgentType, Envelope, FailureKind, InstanceId, JobId, Priority, TaskId, TaskMessage, TaskOutcome, TaskResult,
+    validate,
 };
 use tokio::sync::broadcast;
 use tokio::time::timeout;
@@ -43,7 +44,10 @@ async fn an_attempt_that_killed_three_workers_is_lost_and_its_message_a_dead_let
     let (worked, result) = tokio::join!(working, reading);
     worked.unwrap();
     let TaskOutcome::Failed { failure } = result.outcome else { panic!("{result:?}") };
-    assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::Lost, "3 processes died while working on this task"));
+    assert_eq!(
+        (failure.kind, failure.message.as_str()),
+        (FailureKind::Lost, "3 processes died while working on this task")
+    );
     let letters = bench.backend.broker.dead_letters(0, 10).await.unwrap();
     assert_eq!(letters.len(), 1, "{letters:?}");
     assert_eq!(letters[0].dedupe, format!("{job}:plan:1"));
@@ -87,7 +91,8 @@ async fn low_work_is_served_while_urgent_work_never_ends() {
     };
     let (worked, served) = timeout(SOON, async { tokio::join!(working, reading) }).await.expect("all are served");
     worked.unwrap();
-    let low: Vec<usize> = served.iter().enumerate().filter(|(_, task)| task.contains("/low/")).map(|(at, _)| at).collect();
+    let low: Vec<usize> =
+        served.iter().enumerate().filter(|(_, task)| task.contains("/low/")).map(|(at, _)| at).collect();
     assert_eq!(low.len(), 6);
     for (nth, at) in low.iter().enumerate() {
         assert!((nth * 16..(nth + 1) * 16).contains(at), "one of every sixteen: {low:?}");
@@ -118,13 +123,7 @@ impl Broker for Lost {
         self.0.publish(messages).await
     }
 
-    async fn pull(
-        &self,
-        _: &InstanceId,
-        _: &[Queue],
-        _: usize,
-        _: Duration,
-    ) -> Result<Vec<Delivery>, BackendError> {
+    async fn pull(&self, _: &InstanceId, _: &[Queue], _: usize, _: Duration) -> Result<Vec<Delivery>, BackendError> {
         Err(BackendError::Storage { what: "the disk".into(), reason: "it is gone".into() })
     }
 

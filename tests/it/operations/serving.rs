@@ -20,8 +20,8 @@ fn slow_recording(sandbox: &Sandbox) -> PathBuf {
 }
 
 fn submit(sandbox: &Sandbox, more: &[&str]) -> Running {
-    let mut command = sandbox.codeswarm(&["submit", "--yes", "--budget", "50", "--out"]);
-    Running::start(command.arg(sandbox.out()).arg(EXAMPLE.proposal()).args(more))
+    let mut command = sandbox.codeswarm(&["submit", "--yes", "--budget", "50"]);
+    Running::start(command.arg("--out").arg(sandbox.out()).arg(EXAMPLE.proposal()).args(more))
 }
 
 #[test]
@@ -117,7 +117,9 @@ fn a_coordinator_that_is_asked_to_stop_hands_the_lead_over() {
     leader.until("/readyz", 200);
     let mut standby = Watched::coordinator(&sandbox);
     standby.running.wait_for(|line| line.contains("standing by")).expect("only one leads");
-    let metric = |process: &Watched| process.get("/metrics").1.lines().find(|line| line.starts_with("codeswarm_leader ")).map(str::to_owned);
+    let metric = |process: &Watched| {
+        process.get("/metrics").1.lines().find(|line| line.starts_with("codeswarm_leader ")).map(str::to_owned)
+    };
     assert_eq!(metric(&standby).as_deref(), Some("codeswarm_leader 0"));
     let worker = Watched::worker(&sandbox, &["--replay-latency", "20"]);
     submit(&sandbox, &[]).end().expect_code(0);
