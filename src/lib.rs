@@ -29,6 +29,7 @@
 
 pub mod error;
 pub mod clock;
+pub mod metric;
 pub mod protocol;
 pub mod config;
 pub mod graph;
@@ -43,4 +44,5 @@ pub mod workspace;
 pub mod worker;
 pub mod coordinator;
 pub mod fleet;
+pub mod telemetry;
 pub mod cli;

@@ -109,6 +109,17 @@ pub enum BackendError {
     },
 }
 
+impl BackendError {
+    /// The store that failed, as far as the error says; for counting.
+    #[must_use]
+    pub const fn store(&self) -> &'static str {
+        match self {
+            Self::Unavailable { store, .. } => store,
+            _ => "any",
+        }
+    }
+}
+
 impl Coded for BackendError {
     fn code(&self) -> &'static str {
         match self {
@@ -133,7 +144,7 @@ impl Coded for BackendError {
                 format!("check that {store} runs and can be reached, then repeat the command; nothing is lost")
             }
             Self::Conflict { .. } => "read the current value and try again".into(),
-            Self::NotFound { .. } => "check the name; `codeswarm list` shows the jobs of this data directory".into(),
+            Self::NotFound { .. } => "check the name; `codeswarm list` shows the jobs there are".into(),
             Self::LeaseLost { .. } => "nothing to do: another process has taken the work over".into(),
             Self::Invalid { .. } => "correct the named field".into(),
             Self::Corrupt { what, .. } => {

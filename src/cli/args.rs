@@ -26,6 +26,9 @@ pub(super) struct Common {
     /// Configuration file; codeswarm.toml in the current directory if it exists.
     #[arg(long, global = true, value_name = "FILE", env = "CODESWARM_CONFIG")]
     pub(super) config: Option<PathBuf>,
+    /// Where jobs live: embedded (in --data) or nats (on the servers of the configuration).
+    #[arg(long, global = true, value_name = "KIND", value_parser = ["embedded", "nats"])]
+    pub(super) backend: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -36,7 +39,7 @@ pub(super) enum Command {
     Submit(SubmitArgs),
     /// Go on with a job that was interrupted, ran out of money or failed.
     Resume(ResumeArgs),
-    /// List the jobs of this data directory, newest first.
+    /// List the jobs, newest first.
     List(ListArgs),
     /// Show how far a job is, what runs, and what it has cost.
     Status(JobArgs),
@@ -52,9 +55,18 @@ pub(super) enum Command {
     Approve(NamedJob),
     /// Give a task that ran out of attempts new ones.
     Retry(RetryArgs),
+    /// Bring the files of a job here, from whichever machine.
+    Fetch(FetchArgs),
     /// Show and change budgets.
     #[command(subcommand)]
     Budget(super::budget::BudgetCommand),
+    /// Show the workers of the fleet.
+    Agents(AgentsArgs),
+    /// Look at messages that nobody could process, and give them another chance.
+    #[command(subcommand)]
+    Dlq(DlqCommand),
+    /// Ask a coordinator or worker on this machine whether it lives.
+    Healthcheck(HealthcheckArgs),
     /// Check everything a run needs, with a remedy for what is missing.
     Doctor(DoctorArgs),
     /// Show and check the configuration.
@@ -161,6 +173,9 @@ pub(super) struct FleetArgs {
     /// Tasks worked on at once.
     #[arg(long, value_name = "N")]
     pub(super) concurrency: Option<u32>,
+    /// Seconds that running calls may take to finish after SIGTERM or Ctrl-C.
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) drain: Option<u64>,
     /// Model of every role that names no other.
     #[arg(long, value_name = "NAME")]
     pub(super) model: Option<String>,
@@ -177,7 +192,8 @@ pub(super) struct ProposalArgs {
     /// Budget in US dollars, for example 5 or 0.25.
     #[arg(long, value_name = "USD", allow_hyphen_values = true)]
     pub(super) budget: Option<String>,
-    /// Directory for the files; created if need be, and empty to begin with.
+    /// Directory for the files; created if need be, and empty to begin with. Without it, `submit` to servers leaves the files
+    /// there for `fetch`.
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
     /// Make the output a Git repository with one commit per feature.
@@ -203,9 +219,101 @@ pub(super) struct SubmitArgs {
     /// The recorded replies that the workers answer from; they have to be started with the same.
     #[arg(long, value_name = "FILE", env = "CODESWARM_REPLAY")]
     pub(super) replay: Option<PathBuf>,
+    /// Wait for the end of the job and answer its exit code, as `run` does.
+    #[arg(long)]
+    pub(super) wait: bool,
     /// Print the job as JSON on standard output.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct FetchArgs {
+    /// The job's id or a unique beginning of it; the newest job if not given.
+    pub(super) job: Option<String>,
+    /// Directory, archive or bundle to write; - for standard output (an archive).
+    #[arg(long, value_name = "PATH")]
+    pub(super) out: PathBuf,
+    /// What to write; by the ending of --out if not given: .tar, .bundle, anything else is a directory.
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) format: Option<FetchFormat>,
+    #[command(flatten)]
+    pub(super) output: JsonArg,
+}
+
+/// What `fetch` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum FetchFormat {
+    /// Plain files in a directory that is empty to begin with, or holds this job already.
+    Dir,
+    /// A tar archive, the same bytes for the same files.
+    Tar,
+    /// A Git bundle with one commit per feature; `git clone FILE.bundle` unpacks it.
+    GitBundle,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct AgentsArgs {
+    /// Show workers that died as well.
+    #[arg(long)]
+    pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) output: JsonArg,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum DlqCommand {
+    /// List dead letters, oldest first.
+    List(DlqListArgs),
+    /// Show one dead letter whole.
+    Show(DlqShowArgs),
+    /// Give the task of a dead letter new attempts, or put an unreadable message back into its queue.
+    Replay(DlqSelection),
+    /// Remove dead letters for good.
+    Purge(DlqPurgeArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct DlqListArgs {
+    /// Show at most N, the oldest ones.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) limit: u32,
+    #[command(flatten)]
+    pub(super) output: JsonArg,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct DlqShowArgs {
+    /// The letter's number, as `dlq list` shows it.
+    pub(super) id: u64,
+    #[command(flatten)]
+    pub(super) output: JsonArg,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct DlqSelection {
+    /// The letters' numbers, as `dlq list` shows them.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(super) ids: Vec<u64>,
+    /// All there are.
+    #[arg(long)]
+    pub(super) all: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct DlqPurgeArgs {
+    #[command(flatten)]
+    pub(super) letters: DlqSelection,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct HealthcheckArgs {
+    /// Whom to ask, for example http://127.0.0.1:8080; what http.listen says if not given.
+    #[arg(long, value_name = "URL")]
+    pub(super) url: Option<String>,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -8,11 +8,12 @@ use std::time::Duration;
 use super::args::{CancelArgs, Common, NamedJob, RetryArgs};
 use super::live::Watched;
 use super::screen::Screen;
+use super::words::files_are;
 use super::{Exit, Failure, jobs, opened};
 use crate::backend::Backend;
 use crate::coordinator::{self, Delivered};
 use crate::job::{Decision, JobStatus, Refusal};
-use crate::protocol::{Command, JobId, TaskId};
+use crate::protocol::{Command, InstanceId, JobId, TaskId};
 
 /// How long to wait for the leader to do what was asked before saying that it was only sent.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -44,14 +45,26 @@ pub(super) async fn retry(screen: &Screen, common: &Common, args: RetryArgs) -> 
             "copy the task's name from `codeswarm status --json` or `events`",
         )
     })?;
-    let asked = Asked { command: Command::RetryTask { task: task.clone() }, decision: Decision::Retry { task } };
+    let asked = Asked::retry(task);
     carry_out(screen, common, &args.job.job, asked, &["given new attempts", "already given new attempts"]).await
 }
 
 /// The same wish for the leader and for the job's own judgement.
-struct Asked {
+pub(super) struct Asked {
     command: Command,
     decision: Decision,
+}
+
+impl Asked {
+    /// New attempts for a dead task.
+    pub(super) fn retry(task: TaskId) -> Self {
+        Self { command: Command::RetryTask { task: task.clone() }, decision: Decision::Retry { task } }
+    }
+
+    /// Going on.
+    pub(super) fn resume() -> Self {
+        Self { command: Command::Resume, decision: Decision::Resume }
+    }
 }
 
 async fn carry_out(
@@ -64,28 +77,53 @@ async fn carry_out(
     let (backend, instance) = opened::open_existing(common, "control").await?;
     let id = jobs::find(&backend, Some(given)).await?.job;
     let mut watched = Watched::load(&backend, &id).await?;
-    match judge(&backend, &watched, &asked.decision) {
-        Err(refusal) => return Err(refused(&id, &refusal)),
-        Ok(false) => {
-            screen.result(&format!("job {id} is {already}: nothing to do"));
-            return Ok(Exit::Done);
+    let text = match request(&backend, &instance, &mut watched, asked).await? {
+        Reply::Nothing => format!("job {id} is {already}: nothing to do"),
+        Reply::Recorded => format!("job {id} is {done}; no process was working on it{}", hint(&watched)),
+        Reply::Done => format!("job {id} is {done}"),
+        Reply::Sent => {
+            let what = "the command is sent, but the process that leads has not answered yet";
+            format!("job {id}: {what}; see `codeswarm status {id}`")
         }
+    };
+    screen.result(&text);
+    Ok(Exit::Done)
+}
+
+/// What became of a wish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// It holds already.
+    Nothing,
+    /// Nobody leads: it is in the job's log.
+    Recorded,
+    /// The leader has done it.
+    Done,
+    /// The leader has not answered yet.
+    Sent,
+}
+
+/// Asks for something and waits a while for the answer; a refusal is a failure.
+pub(super) async fn request(
+    backend: &Backend,
+    instance: &InstanceId,
+    watched: &mut Watched,
+    asked: Asked,
+) -> Result<Reply, Failure> {
+    let id = watched.job.id().clone();
+    match judge(backend, watched, &asked.decision) {
+        Err(refusal) => return Err(refused(&id, &refusal)),
+        Ok(false) => return Ok(Reply::Nothing),
         Ok(true) => {}
     }
-    match coordinator::deliver(&backend, &instance, &id, asked.command).await? {
+    match coordinator::deliver(backend, instance, &id, asked.command).await? {
         Delivered::Recorded => {
-            watched.refresh(&backend, |_, _| ()).await?;
-            screen.result(&format!("job {id} is {done}; no process was working on it{}", hint(&watched)));
+            watched.refresh(backend, |_, _| ()).await?;
+            Ok(Reply::Recorded)
         }
-        Delivered::Sent if wait(&backend, &mut watched, &asked.decision).await? => {
-            screen.result(&format!("job {id} is {done}"));
-        }
-        Delivered::Sent => {
-            let what = "the command is sent, but the process that leads has not answered yet";
-            screen.result(&format!("job {id}: {what}; see `codeswarm status {id}`"));
-        }
+        Delivered::Sent if wait(backend, watched, &asked.decision).await? => Ok(Reply::Done),
+        Delivered::Sent => Ok(Reply::Sent),
     }
-    Ok(Exit::Done)
 }
 
 /// Whether there is anything to do; the job itself knows.
@@ -118,7 +156,7 @@ fn hint(watched: &Watched) -> String {
     let job = &watched.job;
     match job.status() {
         JobStatus::Ended(crate::protocol::JobOutcome::Cancelled) => match job.submission() {
-            Some(submission) => format!(". Finished files stay in {}", submission.settings.output),
+            Some(submission) => format!(". Finished files stay in {}", files_are(&submission.settings, job.id())),
             None => String::new(),
         },
         _ => format!(". Go on with `codeswarm resume {}`", job.id()),

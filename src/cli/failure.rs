@@ -10,6 +10,7 @@ use crate::coordinator::CoordinatorError;
 use crate::error::{Coded, report};
 use crate::fleet::FleetError;
 use crate::protocol::JobOutcome;
+use crate::telemetry::TelemetryError;
 use crate::workspace::WorkspaceError;
 
 /// What the process tells its caller (DESIGN §8).
@@ -91,6 +92,17 @@ macro_rules! from_coded {
 }
 
 from_coded!(BackendError, CoordinatorError, FleetError, WorkspaceError);
+
+impl From<TelemetryError> for Failure {
+    /// What is wrong with a value of the person's is a fault of usage, the rest one of the machine.
+    fn from(error: TelemetryError) -> Self {
+        let exit = match error {
+            TelemetryError::Filter { .. } | TelemetryError::Url { .. } => Exit::Usage,
+            _ => Exit::Error,
+        };
+        Self { exit, text: report(&error) }
+    }
+}
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {

@@ -32,7 +32,7 @@ pub(super) async fn find(backend: &Backend, given: Option<&str>) -> Result<JobEn
             Err(Failure::usage("CS-CLI-013", what, "type more of the id; `codeswarm list` shows all"))
         }
         (None, _) => {
-            let what = format!("there is no job {given:?} in this data directory");
+            let what = format!("there is no job {given:?}");
             Err(Failure::usage("CS-CLI-014", what, "`codeswarm list` shows the jobs there are"))
         }
     }
@@ -53,12 +53,12 @@ pub(super) async fn find_resumable(backend: &Backend, given: Option<&str>) -> Re
             return Ok(watched);
         }
     }
-    let what = "every job in this data directory is completed: there is nothing to resume";
+    let what = "every job is completed: there is nothing to resume";
     Err(Failure::error("CS-CLI-002", what, "start a new job with `codeswarm run PROPOSAL`"))
 }
 
 fn no_job() -> Failure {
-    Failure::error("CS-CLI-012", "there is no job in this data directory", "start one with `codeswarm run PROPOSAL`")
+    Failure::error("CS-CLI-012", "there is no job yet", "start one with `codeswarm run PROPOSAL`")
 }
 
 /// A job as a person sees it.

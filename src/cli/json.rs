@@ -38,7 +38,7 @@ pub(super) fn brief(view: &JobView, updated_at: Timestamp) -> Value {
         "reserved_micro_usd": reserved,
         "budget_micro_usd": view.balance.limit,
         "frozen": view.balance.frozen,
-        "output": submission.map(|submission| &submission.settings.output),
+        "output": submission.and_then(|submission| submission.settings.output()),
         "submitted_at": job.submitted_at().to_string(),
         "updated_at": updated_at.to_string(),
         "ended_at": job.end().map(|(_, _, at)| at.to_string()),

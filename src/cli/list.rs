@@ -10,13 +10,12 @@ use super::screen::Screen;
 use super::table::{Fit, Table};
 use super::words::{ago, money};
 use super::{Exit, Failure, json as values, opened};
-use crate::backend::embedded;
 
 /// Jobs shown unless all are asked for: each one's log is read.
 const SHOWN: usize = 20;
 
 pub(super) async fn run(screen: &Screen, common: &Common, args: ListArgs) -> Result<Exit, Failure> {
-    if !embedded::exists(&common.data) {
+    if !opened::may_have_jobs(common, &opened::settings(common, Vec::new())?.settings) {
         show_none(screen, args.output.json);
         return Ok(Exit::Done);
     }

@@ -4,15 +4,19 @@
 //! `screen`, so that colour and bars appear on terminals only and a closed pipe ends a program quietly. Secrets
 //! never reach this room's output.
 
+mod agents;
 mod apart;
 mod args;
 mod bars;
 mod budget;
 mod configuration;
 mod control;
+mod coordinator;
+mod dlq;
 mod doctor;
 mod events;
 mod failure;
+mod fetch;
 mod interrupts;
 mod jobs;
 mod json;
@@ -22,6 +26,7 @@ mod opened;
 mod plan;
 mod run;
 mod screen;
+mod service;
 mod status;
 mod story;
 mod submit;
@@ -35,8 +40,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+pub use coordinator::coordinator_main;
 pub use failure::{Exit, Failure};
-pub use worker::{coordinator_main, worker_main};
+pub use worker::{any_worker_main, worker_main};
 
 use args::{Cli, Command};
 use screen::Screen;
@@ -84,6 +90,10 @@ async fn dispatch(screen: &Screen, cli: Cli) -> Result<Exit, Failure> {
         Command::Pause(args) => control::pause(screen, common, args).await,
         Command::Approve(args) => control::approve(screen, common, args).await,
         Command::Retry(args) => control::retry(screen, common, args).await,
+        Command::Fetch(args) => fetch::run(screen, common, args).await,
+        Command::Agents(args) => agents::run(screen, common, args).await,
+        Command::Dlq(command) => dlq::run(screen, common, command).await,
+        Command::Healthcheck(args) => service::healthcheck(screen, common, &args).await,
         Command::Budget(command) => budget::run(screen, common, command).await,
         Command::Doctor(args) => doctor::run(screen, common, args).await,
         Command::Config(command) => configuration::run(screen, common, command),

@@ -3,27 +3,33 @@
 //! Commands that only read never create a directory and never change a limit; that is decided here, once.
 
 use std::path::PathBuf;
-
-use tracing_subscriber::EnvFilter;
+use std::time::Duration;
 
 use super::Failure;
 use super::args::{Common, FleetArgs};
 use crate::backend::{self, Adjustment, Backend, Scope, embedded};
-use crate::config::{Environment, Layers, Loaded, LogSettings};
+use crate::config::{Environment, Layers, Loaded, LogSettings, Settings};
 use crate::fleet::Replay;
 use crate::protocol::{InstanceId, MicroUsd};
+use crate::telemetry::{self, Speaker};
+
+/// A value of a flag: the flag, the setting it stands for, the text.
+pub(super) type Flag = (&'static str, &'static str, String);
 
 /// Reads the configuration with the flags of a command.
-pub(super) fn settings(common: &Common, flags: Vec<(&'static str, &'static str, String)>) -> Result<Loaded, Failure> {
+pub(super) fn settings(common: &Common, flags: Vec<Flag>) -> Result<Loaded, Failure> {
+    let backend = common.backend.clone().map(|kind| ("--backend", "storage.backend", kind));
+    let flags = backend.into_iter().chain(flags).collect();
     let layers = Layers { file: common.config.clone(), environment: Environment::of_process(), flags };
     Ok(layers.load()?)
 }
 
 /// The flags of [`FleetArgs`] as a configuration layer.
-pub(super) fn flags(args: &FleetArgs) -> Vec<(&'static str, &'static str, String)> {
+pub(super) fn flags(args: &FleetArgs) -> Vec<Flag> {
     let concurrency = args.concurrency.map(|n| ("--concurrency", "fleet.concurrency", n.to_string()));
+    let drain = args.drain.map(|seconds| ("--drain", "fleet.drain_seconds", seconds.to_string()));
     let model = args.model.clone().map(|model| ("--model", "llm.model", model));
-    concurrency.into_iter().chain(model).collect()
+    concurrency.into_iter().chain(drain).chain(model).collect()
 }
 
 /// Recorded replies, if asked for.
@@ -37,21 +43,36 @@ pub(super) fn config_base(common: &Common) -> PathBuf {
     common.config.as_ref().and_then(|file| file.parent()).map(PathBuf::from).unwrap_or_default()
 }
 
-/// Starts writing log lines to standard error.
+/// Starts writing the log lines of a command that ends soon.
 pub(super) fn start_logs(settings: &LogSettings) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&settings.filter).map_err(|error| {
-        let what = format!("log.filter {:?} is not a filter: {error}", settings.filter);
-        Failure::usage("CS-CLI-010", what, "use a level (error, warn, info, debug) or target=level pairs")
-    })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    // A second start only happens in tests; the first one stays.
-    let _ = if settings.json { lines.json().try_init() } else { lines.try_init() };
-    Ok(())
+    Ok(telemetry::start_logs(settings, Speaker::Command)?)
+}
+
+/// How long running calls may take to finish.
+pub(super) fn drain(settings: &Settings) -> Duration {
+    Duration::from_secs(settings.fleet.drain_seconds)
+}
+
+/// Where jobs live, in words.
+pub(super) fn place(common: &Common, settings: &Settings) -> String {
+    if backend::open::is_distributed(settings) {
+        let shown = settings.shown();
+        format!("namespace {} on {} and {}", shown.storage.namespace, shown.nats.url, shown.redis.url)
+    } else {
+        common.data.display().to_string()
+    }
 }
 
 /// Opens the stores for a process that works, creating them if need be, and applies the limits of the configuration.
 pub(super) async fn open(common: &Common, loaded: &Loaded, role: &str) -> Result<(Backend, InstanceId), Failure> {
-    let (backend, instance) = enter(common, loaded, role).await?;
+    let instance = InstanceId::fresh(role);
+    let backend = open_for(common, loaded, &instance).await?;
+    Ok((backend, instance))
+}
+
+/// [`open`] for a process that has its instance id already.
+pub(super) async fn open_for(common: &Common, loaded: &Loaded, instance: &InstanceId) -> Result<Backend, Failure> {
+    let backend = open_as(common, loaded, instance).await?;
     let budget = &loaded.settings.budget;
     for (scope, limit) in [
         (Scope::Account, &budget.account_limit_usd),
@@ -65,31 +86,41 @@ pub(super) async fn open(common: &Common, loaded: &Loaded, role: &str) -> Result
             backend.ledger.adjust(&request, &scope, Adjustment::SetLimit(Some(limit))).await?;
         }
     }
-    Ok((backend, instance))
+    Ok(backend)
 }
 
 /// Opens stores that must exist already, for commands that only make sense then. Changes nothing in them.
 pub(super) async fn open_existing(common: &Common, role: &str) -> Result<(Backend, InstanceId), Failure> {
     let loaded = settings(common, Vec::new())?;
     start_logs(&loaded.settings.log)?;
-    if !backend::open::is_distributed(&loaded.settings) && !embedded::exists(&common.data) {
-        return Err(no_data(common));
-    }
+    require_data(common, &loaded.settings)?;
     enter(common, &loaded, role).await
 }
 
-/// There is nothing to read.
-pub(super) fn no_data(common: &Common) -> Failure {
-    Failure::error(
+/// False when there is certainly nothing to read; servers have to be asked.
+pub(super) fn may_have_jobs(common: &Common, settings: &Settings) -> bool {
+    backend::open::is_distributed(settings) || embedded::exists(&common.data)
+}
+
+/// Fails when there is nothing to read.
+pub(super) fn require_data(common: &Common, settings: &Settings) -> Result<(), Failure> {
+    if may_have_jobs(common, settings) {
+        return Ok(());
+    }
+    Err(Failure::error(
         "CS-CLI-011",
         format!("there are no jobs in {}: it is no data directory", common.data.display()),
         "run the command where the job was started, name its directory with --data, or start a job with `codeswarm run \
          PROPOSAL`",
-    )
+    ))
 }
 
 async fn enter(common: &Common, loaded: &Loaded, role: &str) -> Result<(Backend, InstanceId), Failure> {
     let instance = InstanceId::fresh(role);
-    let opened = backend::open::open(&loaded.settings, &config_base(common), &common.data, &instance).await?;
+    let opened = open_as(common, loaded, &instance).await?;
     Ok((opened, instance))
+}
+
+async fn open_as(common: &Common, loaded: &Loaded, instance: &InstanceId) -> Result<Backend, Failure> {
+    Ok(backend::open::open(&loaded.settings, &config_base(common), &common.data, instance).await?)
 }

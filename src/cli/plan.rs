@@ -51,7 +51,7 @@ pub(super) async fn ask(
 }
 
 /// Reads the answer on a thread of its own: it may block for ever, and the process ends all the same.
-async fn read_line() -> Result<Answer, Failure> {
+pub(super) async fn read_line() -> Result<Answer, Failure> {
     let read = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
         std::io::stdin().lock().read_line(&mut line).map(|_| line)
@@ -63,7 +63,7 @@ async fn read_line() -> Result<Answer, Failure> {
         Ok(_) => Ok(Answer::No),
         Err(error) => {
             let what = format!("cannot read the answer: {error}");
-            Err(Failure::error("CS-CLI-006", what, "add --yes to accept the plan"))
+            Err(Failure::error("CS-CLI-006", what, "add --yes to answer yes"))
         }
     }
 }

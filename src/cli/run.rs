@@ -3,45 +3,45 @@
 //! They start the same parts that the separate programs start, and must never decide what the job does.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::args::{Common, FleetArgs, ResumeArgs, RunArgs};
 use super::interrupts::Interrupts;
 use super::live::{Lines, Live, Watched};
 use super::plan::Answer;
 use super::screen::Screen;
+use super::submit::Output;
 use super::summary::Summary;
-use super::words::money;
+use super::words::{files_go, money};
 use super::{Exit, Failure, jobs, opened, plan, submit, watch};
-use crate::backend::{Backend, Scope, embedded};
+use crate::backend::open::is_distributed;
+use crate::backend::{Backend, Scope};
 use crate::config::{Environment, Loaded, Settings};
 use crate::coordinator::{self, Lead, Submission};
 use crate::fleet::{LocalFleet, LocalOptions, Parts};
 use crate::job::JobStatus;
 use crate::protocol::{Command, InstanceId, JobId, JobOutcome, Origin};
 
-/// How long running calls may take to finish after the first Ctrl-C.
-const DRAIN: Duration = Duration::from_secs(600);
-
 /// `codeswarm run`
 pub(super) async fn run(screen: &Screen, common: &Common, args: RunArgs) -> Result<Exit, Failure> {
     let loaded = opened::settings(common, opened::flags(&args.fleet))?;
     opened::start_logs(&loaded.settings.log)?;
-    let submission = submit::prepare(&loaded.settings, &args.job, args.fleet.replay.as_deref())?;
+    let submission = submit::prepare(&loaded.settings, &args.job, args.fleet.replay.as_deref(), Output::Here)?;
     let yes = args.job.yes;
     if !yes && !screen.interactive {
         let remedy = "add --yes to accept the plan without being asked";
         return Err(Failure::usage("CS-CLI-001", "the plan has to be accepted, and nobody can be asked here", remedy));
     }
-    super::apart::check(submission.settings.output.as_ref(), &common.data)?;
+    if !is_distributed(&loaded.settings) {
+        super::apart::check(submission.settings.output.as_ref(), &common.data)?;
+    }
     // Everything that can be refused without leaving a trace comes before the first directory is made.
     let parts = parts(common, &loaded, &args.fleet).await?;
     submit::preflight(&submission).await?;
     let (backend, instance) = opened::open(common, &loaded, "run").await?;
-    let (budget, out) = (submission.budget, submission.settings.output.clone());
+    let (budget, chosen) = (submission.budget, submission.settings.clone());
     // The lead is taken before the job exists: a second run in the same directory leaves no trace.
     let job = submit_alone(&backend, &instance, submission).await?;
-    screen.note(&format!("job {job}: budget {budget}, files go to {out}"));
+    screen.note(&format!("job {job}: budget {budget}, files {}", files_go(&chosen, &job)));
     lead(screen, &args.fleet, &backend, instance, parts, &loaded.settings, job, yes).await
 }
 
@@ -49,9 +49,7 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: RunArgs) -> Resu
 pub(super) async fn resume(screen: &Screen, common: &Common, args: ResumeArgs) -> Result<Exit, Failure> {
     let loaded = opened::settings(common, opened::flags(&args.fleet))?;
     opened::start_logs(&loaded.settings.log)?;
-    if !embedded::exists(&common.data) {
-        return Err(opened::no_data(common));
-    }
+    opened::require_data(common, &loaded.settings)?;
     let (backend, instance) = opened::open(common, &loaded, "run").await?;
     let watched = jobs::find_resumable(&backend, args.job.as_deref()).await?;
     let job = watched.job.id().clone();
@@ -137,7 +135,7 @@ async fn lead(
         instance: instance.clone(),
         lead: Lead::Only(job.clone()),
         slots: settings.fleet.concurrency,
-        drain: DRAIN,
+        drain: opened::drain(settings),
     };
     let mut interrupts = Interrupts::listen()?;
     let local = LocalFleet::start(backend, parts, settings, options).await?;

@@ -7,7 +7,7 @@ use super::jobs::{self, JobView};
 use super::screen::Screen;
 use super::story::first_line;
 use super::table::{Fit, Table, facts, hang};
-use super::words::{ago, clock, instant, money};
+use super::words::{ago, clock, files_are, instant, money};
 use super::{Exit, Failure, json as values, opened};
 use crate::clock::Timestamp;
 use crate::job::{FeatureRollup, JobStatus, TaskStatus};
@@ -56,7 +56,7 @@ fn overview(view: &JobView, now: Timestamp) -> Vec<(&'static str, String)> {
     let mut pairs = Vec::new();
     if let Some(submission) = job.submission() {
         pairs.push(("name", submission.name.clone()));
-        pairs.push(("output", submission.settings.output.clone()));
+        pairs.push(("output", files_are(&submission.settings, job.id())));
     }
     let files = job.totals().files;
     let planned =

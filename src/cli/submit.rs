@@ -8,13 +8,24 @@ use serde_json::json;
 
 use super::args::{Common, ProposalArgs, SubmitArgs};
 use super::screen::Screen;
-use super::{Exit, Failure, opened};
+use super::words::files_go;
+use super::{Exit, Failure, opened, watch};
+use crate::backend::open::is_distributed;
 use crate::config::Settings;
 use crate::coordinator::{self, Submission};
 use crate::fleet::FleetError;
 use crate::llm::replay::Script;
 use crate::protocol::{JobId, JobSettings, MicroUsd, Origin};
 use crate::workspace::{self, OutputMode};
+
+/// Who writes a job's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Output {
+    /// This machine.
+    Here,
+    /// Whichever machine leads the job: unless a directory is named, the files stay in the stores.
+    Anywhere,
+}
 
 /// `codeswarm submit`
 pub(super) async fn submit(screen: &Screen, common: &Common, args: SubmitArgs) -> Result<Exit, Failure> {
@@ -23,13 +34,25 @@ pub(super) async fn submit(screen: &Screen, common: &Common, args: SubmitArgs) -
     if let Some(script) = &args.replay {
         Script::load(script).map_err(FleetError::from)?;
     }
-    let submission = prepare(&loaded.settings, &args.job, args.replay.as_deref())?;
-    preflight(&submission).await?;
+    let output = if is_distributed(&loaded.settings) { Output::Anywhere } else { Output::Here };
+    let submission = prepare(&loaded.settings, &args.job, args.replay.as_deref(), output)?;
+    if output == Output::Here {
+        preflight(&submission).await?;
+    }
     let (backend, instance) = opened::open(common, &loaded, "submit").await?;
-    let (budget, out) = (submission.budget, submission.settings.output.clone());
+    let (budget, settings) = (submission.budget, submission.settings.clone());
     let job = coordinator::submit(&backend, &instance, submission).await?;
-    screen.note(&format!("budget {budget}, files go to {out}; a coordinator that serves this data directory takes it"));
+    let place = opened::place(common, &loaded.settings);
+    screen.note(&format!(
+        "budget {budget}, files {}; a coordinator that serves {place} takes it",
+        files_go(&settings, &job)
+    ));
+    if args.wait {
+        screen.note(&format!("job {job}"));
+        return watch::until_over(screen, &backend, &job, args.json).await;
+    }
     if args.json {
+        let out = settings.output();
         screen.result(&json!({"job": job, "budget_micro_usd": budget, "output": out}).to_string());
     } else {
         screen.result(job.as_str());
@@ -38,10 +61,18 @@ pub(super) async fn submit(screen: &Screen, common: &Common, args: SubmitArgs) -
 }
 
 /// Checks what can be checked without touching anything, and answers the job under a fresh id.
-pub(super) fn prepare(settings: &Settings, args: &ProposalArgs, replay: Option<&Path>) -> Result<Submission, Failure> {
+pub(super) fn prepare(
+    settings: &Settings,
+    args: &ProposalArgs,
+    replay: Option<&Path>,
+    output: Output,
+) -> Result<Submission, Failure> {
     let proposal = read_proposal(&args.proposal, settings.job.max_proposal_bytes)?;
     let budget = budget(args.budget.as_deref(), settings)?;
-    let out = output_directory(args.out.as_deref(), &args.proposal)?;
+    let out = match output {
+        Output::Here => output_directory(args.out.as_deref(), &args.proposal)?,
+        Output::Anywhere => remote_directory(args)?,
+    };
     Ok(Submission {
         job: JobId::fresh(),
         name: name_of(&proposal, &args.proposal),
@@ -122,6 +153,33 @@ fn output_directory(given: Option<&Path>, proposal: &Path) -> Result<PathBuf, Fa
     let stem = proposal.file_stem().map_or_else(|| "proposal".into(), |stem| stem.to_string_lossy().into_owned());
     let chosen = given.map_or_else(|| PathBuf::from(format!("{stem}-output")), Path::to_path_buf);
     absolute(&chosen, "--out")
+}
+
+/// The directory on whichever machine leads, or an empty path for none.
+fn remote_directory(args: &ProposalArgs) -> Result<PathBuf, Failure> {
+    match &args.out {
+        Some(out) if out.is_absolute() => Ok(out.clone()),
+        Some(out) => {
+            let what = format!(
+                "--out {}: the directory would be on the coordinator's machine, where nobody knows this one",
+                out.display()
+            );
+            Err(Failure::usage(
+                "CS-CLI-005",
+                what,
+                "name an absolute path, or leave --out away and use `codeswarm fetch`",
+            ))
+        }
+        None if args.git => {
+            let what = "--git: without --out there is no directory that could become a repository";
+            Err(Failure::usage(
+                "CS-CLI-028",
+                what,
+                "leave it away and use `codeswarm fetch JOB --out FILE.bundle`, or add --out",
+            ))
+        }
+        None => Ok(PathBuf::new()),
+    }
 }
 
 fn absolute(path: &Path, flag: &str) -> Result<PathBuf, Failure> {

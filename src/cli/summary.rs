@@ -8,7 +8,7 @@ use super::live::Watched;
 use super::screen::Screen;
 use super::story::outcome_name;
 use super::table::facts;
-use super::words::{money, seconds};
+use super::words::{files_are, money, seconds};
 use super::{Exit, Failure, jobs};
 use crate::backend::{Backend, Balance, Scope};
 use crate::job::{JobStatus, TaskStatus};
@@ -81,7 +81,7 @@ impl<'a> Summary<'a> {
         }
         if let Some(submitted) = job.submission() {
             let planned = if all == 0 { "none planned yet".into() } else { format!("{done} of {all}") };
-            pairs.push(("files", format!("{planned}, in {}", submitted.settings.output)));
+            pairs.push(("files", format!("{planned}, in {}", files_are(&submitted.settings, job.id()))));
         }
         let limit = self.balance.limit.unwrap_or(self.watched.limit());
         pairs.push(("cost", format!("{} of {limit}", money(self.balance.spent))));
@@ -148,7 +148,7 @@ impl<'a> Summary<'a> {
             "outcome": name.replace(' ', "-"),
             "reason": reason,
             "exit_code": self.exit() as u8,
-            "output": job.submission().map(|submission| &submission.settings.output),
+            "output": job.submission().and_then(|submission| submission.settings.output()),
             "files": {"finished": done, "planned": all},
             "missing": self.missing(),
             "cost_micro_usd": self.balance.spent,

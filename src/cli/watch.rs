@@ -25,8 +25,17 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: JobArgs) -> Resu
     show(screen, &backend, &id, args.output.json).await
 }
 
-/// Shows `id` until it is over, then its summary.
+/// Shows `id` until it is over, however long it takes for somebody to lead it, then its summary.
+pub(super) async fn until_over(screen: &Screen, backend: &Backend, id: &JobId, as_json: bool) -> Result<Exit, Failure> {
+    look(screen, backend, id, as_json, true).await
+}
+
+/// Shows `id` until it is over or nobody works on it, then its summary.
 pub(super) async fn show(screen: &Screen, backend: &Backend, id: &JobId, as_json: bool) -> Result<Exit, Failure> {
+    look(screen, backend, id, as_json, false).await
+}
+
+async fn look(screen: &Screen, backend: &Backend, id: &JobId, as_json: bool, waits: bool) -> Result<Exit, Failure> {
     let lines = if as_json { Lines::Notes } else { Lines::Results };
     let mut live = Live::new(screen, backend, id, lines).await?;
     let files = live.watched().job.totals().files;
@@ -35,7 +44,7 @@ pub(super) async fn show(screen: &Screen, backend: &Backend, id: &JobId, as_json
     }
     let mut interrupts = Interrupts::listen()?;
     let left = tokio::select! {
-        ended = follow(&mut live, backend) => { ended?; false }
+        ended = follow(&mut live, backend, waits) => { ended?; false }
         () = interrupts.next() => true,
     };
     live.close();
@@ -48,8 +57,8 @@ pub(super) async fn show(screen: &Screen, backend: &Backend, id: &JobId, as_json
     Ok(summary.exit())
 }
 
-/// Until the job is over, or nobody works on it any more.
-async fn follow(live: &mut Live<'_>, backend: &Backend) -> Result<(), Failure> {
+/// Until the job is over, or, unless it `waits`, nobody works on it any more.
+async fn follow(live: &mut Live<'_>, backend: &Backend, waits: bool) -> Result<(), Failure> {
     let (mut lonely, mut patience) = (0, PATIENCE);
     while !live.watched().is_settled() {
         if live.follow().await? {
@@ -58,7 +67,7 @@ async fn follow(live: &mut Live<'_>, backend: &Backend) -> Result<(), Failure> {
             (lonely, patience) = (0, STANDBY_PATIENCE);
         } else {
             lonely += 1;
-            if lonely >= patience {
+            if lonely >= patience && !waits {
                 return Ok(());
             }
         }

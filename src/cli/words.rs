@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::protocol::{JobId, MicroUsd};
+use crate::protocol::{JobId, JobSettings, MicroUsd};
 
 /// Fewest characters of an abbreviated job id.
 const MIN_ID: usize = 8;
@@ -14,6 +14,22 @@ const MIN_ID: usize = 8;
 /// An amount with at most four digits after the point, rounded up, so that nothing paid reads as nothing.
 pub(super) fn money(amount: MicroUsd) -> String {
     MicroUsd(amount.0.div_ceil(100).saturating_mul(100)).to_string()
+}
+
+/// Where the files of `job` go, after "files".
+pub(super) fn files_go(settings: &JobSettings, job: &JobId) -> String {
+    match settings.output() {
+        Some(out) => format!("go to {}", out.display()),
+        None => format!("stay in the stores (codeswarm fetch {job} --out DIR brings them here)"),
+    }
+}
+
+/// Where the files of `job` are.
+pub(super) fn files_are(settings: &JobSettings, job: &JobId) -> String {
+    match settings.output() {
+        Some(out) => out.display().to_string(),
+        None => format!("the stores (codeswarm fetch {job} --out DIR)"),
+    }
 }
 
 /// `m:ss` or `h:mm:ss`.

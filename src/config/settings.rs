@@ -75,6 +75,7 @@ pub struct JobDefaults {
 pub struct FleetSettings {
     pub concurrency: u32,
     pub prefetch_percent: u32,
+    pub drain_seconds: u64,
 }
 
 /// `[budget]`

@@ -34,6 +34,8 @@ pub(super) fn faults(settings: &Settings) -> Vec<Fault> {
     });
     let prefetch = settings.fleet.prefetch_percent;
     check(&mut faults, prefetch <= 100, "fleet.prefetch_percent", || format!("{prefetch} is over 100"));
+    let drain = settings.fleet.drain_seconds;
+    check(&mut faults, drain <= 86_400, "fleet.drain_seconds", || format!("{drain} is over 86400"));
     super::validate_stores::faults(settings, &mut faults);
     faults
 }

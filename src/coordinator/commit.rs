@@ -1,8 +1,10 @@
 //! Committing finished features to the output, outside the leader's loop because disks are slow.
 //!
-//! One commit per job at a time, each in a task of its own; its outcome comes back through a channel and only the leader's
+//! A job without an output directory (any machine may lead it) has its features committed in the log alone: the files are
+//! in the artifact store, and whoever wants them fetches them. One commit per job at a time, each in a task of its own; its outcome comes back through a channel and only the leader's
 //! loop records it. A feature is written whole or not at all, and writing it again after a crash changes nothing.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,7 +23,7 @@ pub(super) struct CommitDone {
     job: JobId,
     feature: FeatureId,
     complete: bool,
-    outcome: Result<(Arc<Workspace>, CommitReport), CommitError>,
+    outcome: Result<(Option<Arc<Workspace>>, CommitReport), CommitError>,
 }
 
 /// Why a feature could not be committed.
@@ -48,7 +50,8 @@ impl CommitError {
 /// What a commit needs, taken out of the job so that the loop can go on.
 struct CommitOrder {
     job: JobId,
-    output: String,
+    /// Where to; nowhere when the files stay in the artifact store.
+    output: Option<PathBuf>,
     mode: OutputMode,
     workspace: Option<Arc<Workspace>>,
     feature: FeatureId,
@@ -86,7 +89,7 @@ impl Coordinator {
         running.committing = false;
         match done.outcome {
             Ok((workspace, report)) => {
-                running.workspace = Some(workspace);
+                running.workspace = workspace;
                 let commit = report.commit;
                 running.stage(
                     Decision::FeatureCommitted {
@@ -133,7 +136,7 @@ fn order(running: &Running, feature: FeatureId, complete: bool) -> Option<Commit
     let title = running.job.feature(&feature).map(|feature| feature.spec.name.clone()).unwrap_or_default();
     Some(CommitOrder {
         job: running.id.clone(),
-        output: settings.output.clone(),
+        output: settings.output().map(Path::to_owned),
         mode: if settings.git { OutputMode::Git } else { OutputMode::Directory },
         workspace: running.workspace.clone(),
         files: finished_files(running, &feature),
@@ -152,7 +155,7 @@ pub(super) async fn write_rest(backend: &Backend, running: &mut Running) -> Resu
         let Some(order) = order(running, feature.clone(), complete) else { return Ok(()) };
         match carry_out(Arc::clone(&backend.artifacts), order).await {
             Ok((workspace, report)) => {
-                running.workspace = Some(workspace);
+                running.workspace = workspace;
                 let CommitReport { files, commit, .. } = report;
                 let decision = Decision::FeatureCommitted { feature, files, complete, commit };
                 running.stage(decision, backend.clock.now())?;
@@ -176,16 +179,20 @@ fn finished_files(running: &Running, feature: &FeatureId) -> Vec<(String, Artifa
 async fn carry_out(
     artifacts: Arc<dyn Artifacts>,
     order: CommitOrder,
-) -> Result<(Arc<Workspace>, CommitReport), CommitError> {
+) -> Result<(Option<Arc<Workspace>>, CommitReport), CommitError> {
+    let Some(output) = order.output else {
+        let files = u32::try_from(order.files.len()).unwrap_or(u32::MAX);
+        return Ok((None, CommitReport { files, commit: None }));
+    };
     let mut files: Vec<(String, Bytes, TaskId)> = Vec::with_capacity(order.files.len());
     for (path, artifact, task) in order.files {
         files.push((path, artifacts.get(&artifact).await?, task));
     }
     let workspace = match order.workspace {
         Some(workspace) => workspace,
-        None => Arc::new(Workspace::open(order.output.as_ref(), order.mode, &order.job).await?),
+        None => Arc::new(Workspace::open(&output, order.mode, &order.job).await?),
     };
     let commit = FeatureCommit { feature: order.feature, title: order.title, files, complete: order.complete };
     let report = workspace.commit_feature(commit).await?;
-    Ok((workspace, report))
+    Ok((Some(workspace), report))
 }

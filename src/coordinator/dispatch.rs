@@ -3,13 +3,17 @@
 //! Tasks that no slot can take yet stay with the leader, where something more urgent can still overtake them; in a queue
 //! they could not be called back. A message is published only after its dispatch is in the log.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::running::Running;
 use super::{Coordinator, CoordinatorError, CoordinatorOptions, Thrift};
 use crate::backend::{Backend, BackendError, Outgoing, Queue, presence};
 use crate::job::{Decision, Task};
-use crate::protocol::{Envelope, FailureKind, InstanceId, JobId, MessageKind, Recipient, TaskId, TaskMessage};
+use crate::protocol::{
+    AgentType, Envelope, FailureKind, InstanceId, JobId, MessageKind, Recipient, TaskId, TaskMessage,
+};
 use crate::schedule::{self, Candidate, Capacity, InFlight};
 use crate::worker::{CARD_PREFIX, WorkerCard};
 
@@ -32,7 +36,8 @@ impl Coordinator {
                 tail: running.job.tail(&task.id),
             }));
         }
-        let chosen = schedule::choose(candidates, &self.capacity, out, self.options.prefetch_percent);
+        let chosen = schedule::choose(candidates, &self.capacity, out, self.options.prefetch_percent, self.dispatched);
+        self.dispatched += chosen.len() as u64;
         let mut messages = Vec::with_capacity(chosen.len());
         for choice in chosen {
             let Some(running) = self.jobs.get_mut(&choice.job) else { continue };
@@ -51,15 +56,20 @@ impl Coordinator {
             entry.is_some_and(|value| presence::is_dead(value))
         };
         let mut capacity = Capacity::default();
+        let mut workers: BTreeMap<AgentType, u64> = BTreeMap::new();
         for entry in snapshot.entries.iter().filter(|entry| entry.key.starts_with(CARD_PREFIX)) {
             let card = entry.value.as_ref().and_then(|value| serde_json::from_slice::<WorkerCard>(value).ok());
             match card {
-                Some(card) if !is_dead(&card.instance) => capacity.add_worker(&card.agents, u64::from(card.slots)),
+                Some(card) if !is_dead(&card.instance) => {
+                    capacity.add_worker(&card.agents, u64::from(card.slots));
+                    card.agents.into_iter().for_each(|agent| *workers.entry(agent).or_default() += 1);
+                }
                 Some(_) => {}
                 None => tracing::warn!(key = entry.key, "not a worker's card; ignored"),
             }
         }
         self.capacity = capacity;
+        self.measure_fleet(workers);
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::{Coordinator, CoordinatorError, results};
 use crate::backend::{Backend, BackendError, Delivery, DeliveryTag, Disposition, Queue};
 use crate::error::Coded;
+use crate::metric;
 use crate::protocol::{CommandMessage, InstanceId, ProtocolError, TaskResult, validate};
 use crate::resilience::RetryPolicy;
 
@@ -54,6 +55,7 @@ pub(super) fn start(backend: Backend, instance: InstanceId) -> mpsc::Receiver<Re
                 Ok(batch) => Ok(batch),
                 Err(error) if error.retry().is_retryable() && failures < MAX_FAILURES => {
                     failures += 1;
+                    metric::store_failed(error.store());
                     tracing::warn!(%error, failures, "cannot pull results; trying again");
                     tokio::time::sleep(RetryPolicy::store().delay(failures)).await;
                     continue;

@@ -13,6 +13,7 @@ mod error;
 mod estimate;
 mod intake;
 mod lead;
+mod measure;
 mod recover;
 mod results;
 mod running;
@@ -20,7 +21,7 @@ mod slices;
 mod submit;
 mod thrift;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,8 +39,9 @@ use intake::Handled;
 use lead::Leadership;
 use running::Running;
 
-use crate::backend::Backend;
-use crate::protocol::{InstanceId, JobId};
+use crate::backend::{Backend, Outgoing};
+use crate::metric;
+use crate::protocol::{AgentType, InstanceId, JobId};
 use crate::resilience::RetryPolicy;
 use crate::schedule::Capacity;
 
@@ -79,6 +81,12 @@ pub struct Coordinator {
     leadership: Leadership,
     jobs: BTreeMap<JobId, Running>,
     capacity: Capacity,
+    /// Tasks handed out so far; priorities take turns by it.
+    dispatched: u64,
+    /// Agent types that had living workers when the fleet was looked at last.
+    served: BTreeSet<AgentType>,
+    /// Messages of tasks given up, to be put among the dead letters.
+    letters: Vec<(Outgoing, String)>,
     commits: (mpsc::Sender<CommitDone>, mpsc::Receiver<CommitDone>),
 }
 
@@ -95,6 +103,9 @@ impl Coordinator {
             leadership,
             jobs: BTreeMap::new(),
             capacity: Capacity::default(),
+            dispatched: 0,
+            served: BTreeSet::new(),
+            letters: Vec::new(),
             commits: mpsc::channel(64),
         })
     }
@@ -106,6 +117,7 @@ impl Coordinator {
     /// leads next.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), CoordinatorError> {
         let outcome = self.lead(&shutdown).await;
+        self.stop_measuring();
         self.leadership.resign(&self.backend).await;
         outcome
     }
@@ -128,7 +140,10 @@ impl Coordinator {
                     Some(Err(error)) => return Err(error.into()),
                     None => return Err(CoordinatorError::LoopEnded("intake")),
                 },
-                _ = tick.tick() => self.refresh_capacity().await?,
+                _ = tick.tick() => {
+                    self.refresh_capacity().await?;
+                    self.measure();
+                }
                 () = tokio::time::sleep(next_retry) => {}
             }
             // Here, not only in the tick: under load the inbox is never empty, and the lease has to be kept all the same.
@@ -144,6 +159,7 @@ impl Coordinator {
     async fn step(&mut self, handled: Handled) -> Result<(), CoordinatorError> {
         self.advance().await?;
         let messages = self.dispatch()?;
+        self.put_letters().await;
         for running in self.jobs.values_mut() {
             running.flush(&self.backend).await?;
         }
@@ -152,6 +168,19 @@ impl Coordinator {
         tokio::try_join!(publish, handled.acknowledge(&self.backend))?;
         self.drop_ended().await;
         Ok(())
+    }
+
+    /// Puts what was given up among the dead letters, before the log says so: a crash in between brings the same failure again,
+    /// and the same letter. Letters are for people; the job does not wait for them.
+    async fn put_letters(&mut self) {
+        let letters = std::mem::take(&mut self.letters);
+        if letters.is_empty() {
+            return;
+        }
+        if let Err(error) = self.backend.broker.dead_letter(letters).await {
+            metric::store_failed(error.store());
+            tracing::warn!(%error, "tasks that were given up could not be put among the dead letters");
+        }
     }
 
     /// Time until the next attempt of some task is due, or the longest that a tick takes.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::running::Running;
-use super::{Coordinator, CoordinatorError, deliver, recover};
+use super::{Coordinator, CoordinatorError, deliver, measure, recover};
 use crate::backend::{Backend, BackendError, Signal};
 use crate::clock::Timestamp;
 use crate::job::{Decision, Product};
@@ -41,7 +41,13 @@ impl Coordinator {
         };
         let retry_at = retry_at(&result, failures, &self.options.retry, now);
         note_money(running, &result);
+        let (job, task) = (result.job.clone(), result.task.clone());
         running.stage(Decision::Accept { result, product, retry_at }, now)?;
+        if let Some(running) = self.jobs.get(&job)
+            && let Some(letter) = measure::letter(self, running, &task)?
+        {
+            self.letters.push(letter);
+        }
         Ok(Ok(()))
     }
 

@@ -13,6 +13,7 @@ use super::{FleetError, LocalOptions, Parts};
 use crate::backend::Backend;
 use crate::config::Settings;
 use crate::coordinator::{Coordinator, CoordinatorError, Lead};
+use crate::metric;
 use crate::protocol::{AgentType, InstanceId};
 use crate::worker::{Worker, WorkerOptions};
 
@@ -70,13 +71,23 @@ pub async fn serve(
 ) -> Result<(), FleetError> {
     let options = LocalOptions { instance, lead: Lead::All, slots: 0, drain: Duration::ZERO };
     let estimator = super::assemble::estimator(settings, base)?;
+    let mut stands_by = false;
     while !stop.is_cancelled() {
         match Coordinator::elect(backend.clone(), coordinator_options(estimator.clone(), settings, &options)).await {
-            Ok(coordinator) => match coordinator.run(stop.clone()).await {
-                Err(CoordinatorError::Deposed) => tracing::warn!("the lead was lost; standing by"),
-                outcome => return Ok(outcome?),
-            },
-            Err(CoordinatorError::NotLeader { holder }) => tracing::debug!(%holder, "standing by"),
+            Ok(coordinator) => {
+                tracing::info!("leading");
+                stands_by = false;
+                match coordinator.run(stop.clone()).await {
+                    Err(CoordinatorError::Deposed) => tracing::warn!("the lead was lost"),
+                    outcome => return Ok(outcome?),
+                }
+            }
+            Err(CoordinatorError::NotLeader { holder }) => {
+                if !std::mem::replace(&mut stands_by, true) {
+                    metric::leads(false);
+                    tracing::info!(%holder, "standing by");
+                }
+            }
             Err(error) => return Err(error.into()),
         }
         tokio::select! {

@@ -10,7 +10,7 @@ mod tests;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,7 @@ use super::{Charge, LlmError, LlmReply, LlmRequest, Prepared, Provider, is_same_
 use crate::backend::Settlement;
 use crate::budget::{BudgetError, CallContext, PriceTable, Reservation, Treasurer, WorstCaseInput};
 use crate::error::Coded;
+use crate::metric;
 use crate::protocol::{MicroUsd, Usage};
 use crate::resilience::{Next, RetryPolicy};
 
@@ -174,11 +175,13 @@ impl Metered {
         bill: &mut Bill,
     ) -> Result<LlmReply, LlmError> {
         bill.attempts += 1;
+        let began = Instant::now();
         let sent = self.provider.send(prepared, &reservation, cancel);
         // The provider keeps its own timeout; this one only guarantees that no call outlives its reservation.
         let result = tokio::time::timeout(self.total_timeout + BACKSTOP_MARGIN, sent).await.unwrap_or_else(|_| {
             Err(LlmError::Timeout { reason: format!("no end after {:?}", self.total_timeout + BACKSTOP_MARGIN) })
         });
+        count(&prepared.worst_case.model, &result, began.elapsed());
         let settlement = verdict(self.treasurer.prices(), &prepared.worst_case, &result, reservation.amount());
         bill.pay(reservation, settlement).await;
         result
@@ -214,6 +217,18 @@ impl Bill {
             }
         }
     }
+}
+
+/// Counts an attempt by its outcome: `ok`, or the code of the error.
+fn count(model: &str, result: &Result<LlmReply, LlmError>, took: Duration) {
+    let usage = result.as_ref().ok().and_then(|reply| reply.usage).unwrap_or_default();
+    let tokens = [
+        ("input", usage.input),
+        ("cache_write", usage.cache_write_5m + usage.cache_write_1h),
+        ("cache_read", usage.cache_read),
+        ("output", usage.output),
+    ];
+    metric::model_called(model, result.as_ref().map_or_else(Coded::code, |_| "ok"), took, tokens);
 }
 
 fn unpriced(cause: impl fmt::Display) -> LlmError {

@@ -3,6 +3,8 @@
 //! Events are facts, past tense, complete in themselves: applying them needs no clock, no store and no randomness. A new
 //! variant or a new optional field is compatible; anything else needs a new schema version and golden bytes.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::{ArtifactRef, FeatureId, FeaturePlan, MicroUsd, Receipt, StrategicPlan, TaskFailure, TaskId, Usage};
@@ -11,7 +13,8 @@ use crate::clock::Timestamp;
 /// Where a job's files go and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSettings {
-    /// Absolute output directory.
+    /// Absolute output directory on the machine of whoever leads the job; empty for none: then the files stay in the artifact
+    /// store, from which `codeswarm fetch` brings them anywhere.
     pub output: String,
     /// One Git commit per feature instead of plain files.
     pub git: bool,
@@ -23,6 +26,14 @@ pub struct JobSettings {
     pub tasks_per_feature: (u32, u32),
     /// Attempts per task before it is dead.
     pub max_attempts: u32,
+}
+
+impl JobSettings {
+    /// The output directory, if there is one.
+    #[must_use]
+    pub fn output(&self) -> Option<&Path> {
+        (!self.output.is_empty()).then(|| Path::new(&self.output))
+    }
 }
 
 /// How the process that runs the job gets its replies, so that `resume` can say what it needs.

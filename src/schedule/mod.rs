@@ -1,10 +1,14 @@
 //! Which ready task goes out next, and how many may be out at once. Pure decisions, no input or output.
 //!
-//! Tasks go out by urgency, then by the length of the path that hangs on them (critical path first), then by name so that
-//! the order is reproducible. Only about as many are out as there are free slots: whatever is still held back can be
+//! Tasks go out by urgency (with a [share](order) for the less urgent), then by the length of the path that hangs on them
+//! (critical path first), then by name so that the order is reproducible. Only about as many are out as there are free slots: whatever is still held back can be
 //! overtaken by something more urgent that becomes ready later, which a first-come-first-served queue never allows.
 
-use std::collections::BTreeMap;
+mod share;
+
+use std::collections::{BTreeMap, VecDeque};
+
+pub use share::{ROTATION, order};
 
 use crate::protocol::{AgentType, Priority, TaskId};
 
@@ -71,38 +75,47 @@ fn window(slots: u64, prefetch_percent: u32) -> u64 {
     if slots == 0 { UNSERVED_WINDOW } else { slots + (slots * u64::from(prefetch_percent)).div_ceil(100) }
 }
 
-/// Chooses which candidates go out now, in the order in which they should.
+/// Chooses which candidates go out now, in the order in which they should; `turn` is the number of tasks that have gone out
+/// before, so that shares hold across calls.
 #[must_use]
 pub fn choose<J: Ord>(
     mut candidates: Vec<Candidate<J>>,
     capacity: &Capacity,
     mut out: InFlight,
     prefetch_percent: u32,
+    mut turn: u64,
 ) -> Vec<Candidate<J>> {
     let room = window(capacity.total, prefetch_percent);
     if out.total >= room {
         return Vec::new();
     }
-    candidates.sort_by(|a, b| {
-        a.priority
-            .cmp(&b.priority)
-            .then(b.tail.cmp(&a.tail))
-            .then_with(|| a.job.cmp(&b.job))
-            .then_with(|| a.task.cmp(&b.task))
-    });
-    let mut chosen = Vec::new();
+    candidates.sort_by(|a, b| b.tail.cmp(&a.tail).then_with(|| a.job.cmp(&b.job)).then_with(|| a.task.cmp(&b.task)));
+    let mut waiting: BTreeMap<Priority, VecDeque<Candidate<J>>> = BTreeMap::new();
     for candidate in candidates {
-        if out.total >= room {
-            break;
-        }
-        let slots = capacity.by_agent.get(&candidate.agent).copied().unwrap_or(0);
-        let taken = out.by_agent.get(&candidate.agent).copied().unwrap_or(0);
-        if taken < window(slots, prefetch_percent) {
-            out.add(&candidate.agent);
-            chosen.push(candidate);
-        }
+        waiting.entry(candidate.priority).or_default().push_back(candidate);
+    }
+    let mut chosen = Vec::new();
+    while out.total < room {
+        let mut takes = |candidate: &Candidate<J>| {
+            let slots = capacity.by_agent.get(&candidate.agent).copied().unwrap_or(0);
+            let taken = out.by_agent.get(&candidate.agent).copied().unwrap_or(0);
+            taken < window(slots, prefetch_percent)
+        };
+        let next = order(turn).iter().find_map(|priority| next_of(waiting.get_mut(priority)?, &mut takes));
+        let Some(candidate) = next else { break };
+        out.add(&candidate.agent);
+        chosen.push(candidate);
+        turn += 1;
     }
     chosen
+}
+
+/// The first that is taken; those before it are of types that have no room left, and will not get any in this round.
+fn next_of<J>(
+    waiting: &mut VecDeque<Candidate<J>>,
+    takes: &mut impl FnMut(&Candidate<J>) -> bool,
+) -> Option<Candidate<J>> {
+    std::iter::from_fn(|| waiting.pop_front()).find(takes)
 }
 
 #[cfg(test)]
@@ -134,8 +147,21 @@ mod tests {
             candidate("long", "coder", Priority::Normal, 9),
             candidate("urgent", "coder", Priority::Critical, 1),
         ];
-        let chosen = choose(candidates, &capacity(&[("coder", 10)]), InFlight::default(), 0);
+        let chosen = choose(candidates, &capacity(&[("coder", 10)]), InFlight::default(), 0, 0);
         assert_eq!(names(&chosen), ["urgent", "long", "a", "b"]);
+    }
+
+    #[test]
+    fn low_work_keeps_its_share_whether_tasks_go_out_together_or_one_by_one() {
+        let urgent = (0..64).map(|i| candidate(&format!("u{i:02}"), "coder", Priority::High, 9));
+        let low = (0..64).map(|i| candidate(&format!("l{i:02}"), "coder", Priority::Low, 1));
+        let candidates: Vec<_> = urgent.chain(low).collect();
+        let together = choose(candidates.clone(), &capacity(&[("coder", 32)]), InFlight::default(), 0, 0);
+        let count = |chosen: &[Candidate<u8>]| chosen.iter().filter(|one| one.priority == Priority::Low).count();
+        assert_eq!((together.len(), count(&together)), (32, 2));
+        let one = |turn| choose(candidates.clone(), &capacity(&[("coder", 1)]), InFlight::default(), 0, turn);
+        let one_by_one: Vec<_> = (0..32).flat_map(one).collect();
+        assert_eq!((one_by_one.len(), count(&one_by_one)), (32, 2));
     }
 
     #[test]
@@ -143,8 +169,8 @@ mod tests {
         let candidates: Vec<_> = (0..10).map(|i| candidate(&format!("t{i}"), "coder", Priority::Normal, 1)).collect();
         let mut out = InFlight::default();
         out.add(&AgentType::new("coder").unwrap());
-        assert_eq!(choose(candidates.clone(), &capacity(&[("coder", 4)]), out.clone(), 0).len(), 3);
-        assert_eq!(choose(candidates, &capacity(&[("coder", 4)]), out, 50).len(), 5);
+        assert_eq!(choose(candidates.clone(), &capacity(&[("coder", 4)]), out.clone(), 0, 0).len(), 3);
+        assert_eq!(choose(candidates, &capacity(&[("coder", 4)]), out, 50, 0).len(), 5);
     }
 
     #[test]
@@ -154,14 +180,14 @@ mod tests {
             candidate("b", "docs", Priority::Normal, 8),
             candidate("c", "coder", Priority::Normal, 1),
         ];
-        let chosen = choose(candidates, &capacity(&[("docs", 1), ("coder", 1)]), InFlight::default(), 0);
+        let chosen = choose(candidates, &capacity(&[("docs", 1), ("coder", 1)]), InFlight::default(), 0, 0);
         assert_eq!(names(&chosen), ["a", "c"]);
     }
 
     #[test]
     fn a_type_without_workers_still_gets_a_short_queue() {
         let candidates: Vec<_> = (0..10).map(|i| candidate(&format!("t{i}"), "docs", Priority::Normal, 1)).collect();
-        let chosen = choose(candidates, &capacity(&[("coder", 8)]), InFlight::default(), 0);
+        let chosen = choose(candidates, &capacity(&[("coder", 8)]), InFlight::default(), 0, 0);
         assert_eq!(chosen.len(), 4);
     }
 }

@@ -10,12 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{BackendError, Expected, StateStore, Write, presence};
+use crate::backend::{BackendError, Condition, Expected, StateStore, Write, presence};
 use crate::clock::{Clock, Timestamp};
 use crate::protocol::{InstanceId, JobId, TaskId, TaskMessage, TaskResult};
 
-/// How long a claim lasts without renewal; the same as the delivery's lease, for they are renewed together.
-pub const CLAIM_LEASE: Duration = crate::backend::broker::LEASE;
+/// How long a claim lasts without renewal. Processes that die are noticed long before by their presence; this only catches
+/// one whose process lives and whose heartbeat does not.
+pub const CLAIM_LEASE: Duration = Duration::from_secs(30);
 
 /// Claims of one attempt after which it is given up: the third worker to die with it was one too many.
 pub const MAX_CLAIMS: u32 = 3;
@@ -62,7 +63,7 @@ pub fn stop_key(job: &JobId) -> String {
 }
 
 /// Key of an attempt's record.
-fn attempt_key(job: &JobId, task: &TaskId, attempt: u32) -> String {
+pub(super) fn attempt_key(job: &JobId, task: &TaskId, attempt: u32) -> String {
     format!("attempt/{job}/{task}/{attempt}")
 }
 
@@ -98,7 +99,10 @@ pub async fn is_stopped(state: &dyn StateStore, job: &JobId) -> Result<bool, Bac
     Ok(found.into_iter().flatten().any(|entry| entry.value.is_some()))
 }
 
-/// Claims the attempt of `message` for `worker`.
+/// Claims the attempt of `message` for `worker`, which must not be at work on it already (see [`super::underway`]).
+///
+/// The first claim of an attempt, which is nearly always the only one, takes one step: the write goes through only if
+/// nobody has claimed the attempt before and the job is not stopped. Only when that is refused are the records read.
 ///
 /// # Errors
 /// Whatever the state store answers. Losing a race is not an error but [`ClaimAnswer::HeldBy`].
@@ -109,7 +113,14 @@ pub(super) async fn claim(
     message: &TaskMessage,
 ) -> Result<ClaimAnswer, BackendError> {
     let key = attempt_key(&message.job, &message.task, message.attempt);
-    let mut found = state.get(&[key.clone(), stop_key(&message.job)]).await?;
+    let stop = stop_key(&message.job);
+    let not_stopped = Condition { key: stop.clone(), expected: Expected::Absent };
+    let first = AttemptRecord::new(worker, 1, clock);
+    match write(state, &key, vec![not_stopped], Expected::Absent, first).await {
+        Err(BackendError::Conflict { .. }) => {}
+        granted => return granted.map(ClaimAnswer::granted),
+    }
+    let mut found = state.get(&[key.clone(), stop]).await?;
     let is_stopped = found.pop().flatten().is_some_and(|stop| stop.value.is_some());
     let (expected, claims) =
         match found.pop().flatten().and_then(|entry| entry.value.map(|value| (entry.version, value))) {
@@ -119,7 +130,9 @@ pub(super) async fn claim(
                 if let Some(result) = record.outcome {
                     return Ok(ClaimAnswer::Done(Box::new(result)));
                 }
-                if record.lease_until > clock.now() && !is_dead(state, &record.worker).await? {
+                // A claim of our own that nobody here works on is one whose answer was lost on the way.
+                let is_orphan = record.worker == *worker;
+                if record.lease_until > clock.now() && !is_orphan && !is_dead(state, &record.worker).await? {
                     return Ok(ClaimAnswer::HeldBy(record.worker));
                 }
                 (Expected::Version(version), record.claims)
@@ -129,27 +142,43 @@ pub(super) async fn claim(
     if is_stopped {
         return Ok(ClaimAnswer::JobStopped);
     }
-    let record = AttemptRecord {
-        worker: worker.clone(),
-        claims: claims + 1,
-        lease_until: clock.now().after(CLAIM_LEASE),
-        outcome: None,
-    };
-    let write = Write { key: key.clone(), expected, value: Some(encode(&record)?) };
-    match state.commit(worker, vec![write]).await {
-        Ok(versions) => {
-            let version = versions.first().copied().unwrap_or(1);
-            Ok(ClaimAnswer::Granted(Box::new(Claim { key, version, record })))
-        }
+    let next = AttemptRecord::new(worker, claims + 1, clock);
+    match write(state, &key, Vec::new(), expected, next).await {
         Err(BackendError::Conflict { .. }) => Ok(ClaimAnswer::HeldBy(worker.clone())),
-        Err(error) => Err(error),
+        granted => granted.map(ClaimAnswer::granted),
     }
+}
+
+/// Writes a claim's record.
+async fn write(
+    state: &dyn StateStore,
+    key: &str,
+    conditions: Vec<Condition>,
+    expected: Expected,
+    record: AttemptRecord,
+) -> Result<Claim, BackendError> {
+    let write = Write { key: key.to_owned(), expected, value: Some(encode(&record)?) };
+    let versions = state.commit_if(&record.worker, conditions, vec![write]).await?;
+    Ok(Claim { key: key.to_owned(), version: versions.first().copied().unwrap_or(1), record })
 }
 
 /// True when some process has found out that `instance` no longer lives.
 async fn is_dead(state: &dyn StateStore, instance: &InstanceId) -> Result<bool, BackendError> {
     let found = state.get(&[presence::key(instance)]).await?;
     Ok(found.into_iter().flatten().filter_map(|entry| entry.value).any(|value| presence::is_dead(&value)))
+}
+
+impl ClaimAnswer {
+    fn granted(claim: Claim) -> Self {
+        Self::Granted(Box::new(claim))
+    }
+}
+
+impl AttemptRecord {
+    /// The record of a claim made now.
+    fn new(worker: &InstanceId, claims: u32, clock: &Clock) -> Self {
+        Self { worker: worker.clone(), claims, lease_until: clock.now().after(CLAIM_LEASE), outcome: None }
+    }
 }
 
 impl Claim {
@@ -177,12 +206,36 @@ impl Claim {
         self.write(state).await
     }
 
+    /// Writes the record over the version it was read or written at.
     async fn write(&mut self, state: &dyn StateStore) -> Result<(), BackendError> {
-        let value = Some(encode(&self.record)?);
-        let write = Write { key: self.key.clone(), expected: Expected::Version(self.version), value };
+        match self.put(state).await {
+            Err(BackendError::Conflict { .. }) if self.catch_up(state).await? => self.put(state).await,
+            other => other,
+        }
+    }
+
+    async fn put(&mut self, state: &dyn StateStore) -> Result<(), BackendError> {
+        let write = Write {
+            key: self.key.clone(),
+            expected: Expected::Version(self.version),
+            value: Some(encode(&self.record)?),
+        };
         let versions = state.commit(&self.record.worker, vec![write]).await?;
         self.version = versions.first().copied().unwrap_or(self.version + 1);
         Ok(())
+    }
+
+    /// Learns the record's version again; false when the claim is somebody else's by now. A write of ours whose answer was
+    /// lost has moved the version on; taking that for a takeover would throw away what is being paid for.
+    async fn catch_up(&mut self, state: &dyn StateStore) -> Result<bool, BackendError> {
+        let found = state.get(std::slice::from_ref(&self.key)).await?.pop().flatten();
+        let Some((version, value)) = found.and_then(|entry| Some((entry.version, entry.value?))) else {
+            return Ok(false);
+        };
+        let record = decode(&self.key, &value)?;
+        self.version = version;
+        // Every takeover counts the claims up, so these two name one claim.
+        Ok(record.worker == self.record.worker && record.claims == self.record.claims)
     }
 }
 
@@ -194,4 +247,101 @@ fn encode(record: &AttemptRecord) -> Result<Bytes, BackendError> {
 fn decode(key: &str, value: &[u8]) -> Result<AttemptRecord, BackendError> {
     serde_json::from_slice(value)
         .map_err(|error| BackendError::Corrupt { what: key.to_owned(), why: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::embedded::{self, Durability};
+    use crate::protocol::{FailureKind, MicroUsd, TaskFailure, TaskOutcome, Usage};
+
+    async fn stores(directory: &std::path::Path, name: &str) -> (crate::backend::Backend, InstanceId) {
+        let instance = InstanceId::fresh(name);
+        let clock = Clock::manual(Timestamp(1_000_000));
+        let backend = embedded::open(directory, &instance, Durability::Process, clock).await.unwrap();
+        (backend, instance)
+    }
+
+    fn message() -> TaskMessage {
+        let text = include_str!("../../tests/it/golden/v1/envelope-file.json");
+        serde_json::from_str::<crate::protocol::Envelope<TaskMessage>>(text).unwrap().payload
+    }
+
+    fn result(message: &TaskMessage, worker: &InstanceId) -> TaskResult {
+        TaskResult {
+            job: message.job.clone(),
+            task: message.task.clone(),
+            attempt: message.attempt,
+            worker: worker.clone(),
+            started_at: Timestamp(1),
+            finished_at: Timestamp(2),
+            usage: Usage::default(),
+            cost: MicroUsd(7),
+            outcome: TaskOutcome::Failed { failure: TaskFailure::new(FailureKind::Rejected, "X", "no") },
+        }
+    }
+
+    async fn granted(backend: &crate::backend::Backend, worker: &InstanceId) -> Claim {
+        match claim(backend.state.as_ref(), &backend.clock, worker, &message()).await.unwrap() {
+            ClaimAnswer::Granted(claim) => *claim,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_claim_whose_renewal_was_written_and_never_answered_is_still_its_holders() {
+        let directory = tempfile::tempdir().unwrap();
+        let (backend, worker) = stores(directory.path(), "a").await;
+        let (state, clock) = (backend.state.as_ref(), &backend.clock);
+        let mut ours = granted(&backend, &worker).await;
+        let before = ours.version;
+        ours.renew(state, clock).await.unwrap();
+        ours.version = before;
+        ours.renew(state, clock).await.unwrap();
+        ours.version = before;
+        ours.complete(state, &result(&message(), &worker)).await.unwrap();
+        let answer = claim(state, clock, &worker, &message()).await.unwrap();
+        assert!(matches!(answer, ClaimAnswer::Done(done) if done.cost == MicroUsd(7)));
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_was_taken_over_is_lost_whatever_its_former_holder_writes() {
+        let directory = tempfile::tempdir().unwrap();
+        let (backend, first) = stores(directory.path(), "a").await;
+        let (state, clock) = (backend.state.as_ref(), &backend.clock);
+        let second = InstanceId::fresh("b");
+        let mut old = granted(&backend, &first).await;
+        let held = claim(state, clock, &second, &message()).await.unwrap();
+        assert!(matches!(held, ClaimAnswer::HeldBy(holder) if holder == first));
+        clock.advance(CLAIM_LEASE);
+        let new = granted(&backend, &second).await;
+        assert_eq!(new.claims(), 2);
+        let refused = old.complete(state, &result(&message(), &first)).await;
+        assert!(matches!(refused, Err(BackendError::Conflict { .. })), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn a_stopped_job_is_not_claimed_but_what_was_paid_for_is_answered() {
+        let directory = tempfile::tempdir().unwrap();
+        let (backend, worker) = stores(directory.path(), "a").await;
+        let (state, clock) = (backend.state.as_ref(), &backend.clock);
+        let stop = |value| Write { key: stop_key(&message().job), expected: Expected::Any, value };
+        state.commit(&worker, vec![stop(Some(Bytes::from_static(b"stop")))]).await.unwrap();
+        let answer = claim(state, clock, &worker, &message()).await.unwrap();
+        assert!(matches!(answer, ClaimAnswer::JobStopped), "{answer:?}");
+        state.commit(&worker, vec![stop(None)]).await.unwrap();
+        let mut ours = granted(&backend, &worker).await;
+        ours.complete(state, &result(&message(), &worker)).await.unwrap();
+        state.commit(&worker, vec![stop(Some(Bytes::from_static(b"stop")))]).await.unwrap();
+        let answer = claim(state, clock, &worker, &message()).await.unwrap();
+        assert!(matches!(answer, ClaimAnswer::Done(_)), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn a_claim_whose_answer_was_lost_is_taken_again_by_the_same_worker_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (backend, worker) = stores(directory.path(), "a").await;
+        drop(granted(&backend, &worker).await);
+        assert_eq!(granted(&backend, &worker).await.claims(), 2);
+    }
 }

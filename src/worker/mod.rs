@@ -12,9 +12,10 @@ mod heartbeat;
 mod report;
 mod stop;
 mod texts;
+mod underway;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,7 +29,9 @@ pub use execute::Executor;
 use crate::backend::{Backend, BackendError, Expected, Queue, Write};
 use crate::clock::Timestamp;
 use crate::error::Coded;
+use crate::metric;
 use crate::protocol::{AgentType, InstanceId, Priority};
+use crate::schedule;
 
 /// What one worker serves.
 #[derive(Debug, Clone)]
@@ -68,6 +71,9 @@ pub enum WorkerError {
     /// A slot's task panicked: a bug.
     #[error("a worker slot died: {0}")]
     SlotDied(String),
+    /// A background loop of the worker ended: a bug, or its stores are gone.
+    #[error("the worker's {0} loop ended unexpectedly")]
+    LoopDied(&'static str),
 }
 
 impl Coded for WorkerError {
@@ -75,13 +81,14 @@ impl Coded for WorkerError {
         match self {
             Self::Backend(error) => error.code(),
             Self::SlotDied(_) => "CS-WORKER-002",
+            Self::LoopDied(_) => "CS-WORKER-004",
         }
     }
 
     fn remedy(&self) -> String {
         match self {
             Self::Backend(error) => error.remedy(),
-            Self::SlotDied(_) => {
+            Self::SlotDied(_) | Self::LoopDied(_) => {
                 "restart the worker and report the message above as a bug; the task is redelivered".into()
             }
         }
@@ -106,6 +113,9 @@ struct Shared {
     executor: Executor,
     reporter: report::Reporter,
     stops: stop::Stops,
+    underway: underway::Underway,
+    /// Pulls so far; priorities take turns by it.
+    turn: AtomicU64,
     /// Ends a drain before its time is up.
     abort: CancellationToken,
     /// The card has been written.
@@ -125,6 +135,8 @@ impl Worker {
                 executor,
                 reporter,
                 stops,
+                underway: underway::Underway::default(),
+                turn: AtomicU64::new(0),
                 abort: CancellationToken::new(),
                 announced: AtomicBool::new(false),
             }),
@@ -157,7 +169,7 @@ impl Worker {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorkerError> {
         self.announce().await?;
         let shared = self.shared;
-        let stop_listener = shared.stops.listen(shared.backend.broker.signals(), shutdown.clone());
+        let mut stop_listener = shared.stops.listen(shared.backend.broker.signals());
         let mut slots = JoinSet::new();
         for _ in 0..shared.options.slots {
             slots.spawn(slot(Arc::clone(&shared), shutdown.clone()));
@@ -180,6 +192,14 @@ impl Worker {
                     Some(Ok(Err(error))) => { outcome = Err(WorkerError::Backend(error)); shutdown.cancel(); }
                     Some(Err(panic)) => { outcome = Err(WorkerError::SlotDied(panic.to_string())); shutdown.cancel(); }
                 },
+                () = shared.reporter.ended(), if outcome.is_ok() => {
+                    outcome = Err(WorkerError::LoopDied("reporting"));
+                    shutdown.cancel();
+                }
+                _ = &mut stop_listener, if outcome.is_ok() => {
+                    outcome = Err(WorkerError::LoopDied("listening"));
+                    shutdown.cancel();
+                }
                 () = &mut grace, if !out_of_patience => { out_of_patience = true; shared.stops.stop_everything(); }
             }
         }
@@ -192,10 +212,12 @@ impl Worker {
 
 /// One slot: a single message at a time, from pull to acknowledgement.
 async fn slot(shared: Arc<Shared>, shutdown: CancellationToken) -> Result<(), BackendError> {
-    let queues = queues(&shared.options.agents);
+    let rotation = queues(&shared.options.agents);
     let mut failures = 0;
     while !shutdown.is_cancelled() {
-        let pull = shared.backend.broker.pull(&shared.options.instance, &queues, 1, PULL_WAIT);
+        let turn = shared.turn.fetch_add(1, Ordering::Relaxed);
+        let queues = &rotation[usize::try_from(turn % schedule::ROTATION).unwrap_or_default()];
+        let pull = shared.backend.broker.pull(&shared.options.instance, queues, 1, PULL_WAIT);
         let pulled = tokio::select! {
             () = shutdown.cancelled() => break,
             pulled = pull => pulled,
@@ -209,6 +231,7 @@ async fn slot(shared: Arc<Shared>, shutdown: CancellationToken) -> Result<(), Ba
             }
             Err(error) if failures < MAX_STORE_FAILURES && error.retry().is_retryable() => {
                 failures += 1;
+                metric::store_failed(error.store());
                 tracing::warn!(%error, failures, "cannot pull; trying again");
                 tokio::time::sleep(crate::resilience::RetryPolicy::store().delay(failures)).await;
             }
@@ -218,12 +241,11 @@ async fn slot(shared: Arc<Shared>, shutdown: CancellationToken) -> Result<(), Ba
     Ok(())
 }
 
-/// The queues of `agents`, most urgent first.
-fn queues(agents: &[AgentType]) -> Vec<Queue> {
-    Priority::ALL
-        .iter()
-        .flat_map(|&priority| agents.iter().map(move |agent| Queue::Task { agent: agent.clone(), priority }))
-        .collect()
+/// The queues of `agents` for every turn of the rotation: usually the most urgent first, now and then a less urgent one, so
+/// that none starves behind a steady stream of more urgent work (see [`schedule::order`]).
+fn queues(agents: &[AgentType]) -> Vec<Vec<Queue>> {
+    let of = |priority: Priority| agents.iter().map(move |agent| Queue::Task { agent: agent.clone(), priority });
+    (0..schedule::ROTATION).map(|turn| schedule::order(turn).into_iter().flat_map(of).collect()).collect()
 }
 
 /// Writes the worker's card.

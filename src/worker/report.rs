@@ -9,9 +9,11 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::backend::{Backend, BackendError, DeliveryTag, Disposition, Outgoing, Queue};
 use crate::error::Coded;
+use crate::metric;
 use crate::protocol::{Envelope, InstanceId, MessageKind, Recipient, TaskResult};
 use crate::resilience::RetryPolicy;
 
@@ -31,13 +33,25 @@ pub(super) struct Report {
 pub(super) struct Reporter {
     sender: Mutex<Option<mpsc::Sender<Report>>>,
     task: Mutex<Option<JoinHandle<()>>>,
+    /// Cancelled when the task ends, in whatever way.
+    ended: CancellationToken,
 }
 
 impl Reporter {
     pub(super) fn start(backend: &Backend, instance: &InstanceId) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(write_reports(backend.clone(), instance.clone(), receiver));
-        Self { sender: Mutex::new(Some(sender)), task: Mutex::new(Some(task)) }
+        let ended = CancellationToken::new();
+        let (backend, instance, at_end) = (backend.clone(), instance.clone(), ended.clone().drop_guard());
+        let task = tokio::spawn(async move {
+            let _at_end = at_end;
+            write_reports(backend, instance, receiver).await;
+        });
+        Self { sender: Mutex::new(Some(sender)), task: Mutex::new(Some(task)), ended }
+    }
+
+    /// Waits until reports are no longer written. Before [`Reporter::drain`] that is a fault: a worker must not go on.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     /// Hands a report over; waits while too many are waiting already.
@@ -94,6 +108,7 @@ async fn publish(backend: &Backend, messages: Vec<Outgoing>) -> bool {
         match backend.broker.publish(messages.clone()).await {
             Ok(()) => return true,
             Err(error) if error.retry().is_retryable() => {
+                metric::store_failed(error.store());
                 tracing::warn!(%error, attempt, "results not written yet");
                 tokio::time::sleep(RetryPolicy::store().delay(attempt)).await;
             }

@@ -46,20 +46,12 @@ impl Stops {
         }
     }
 
-    /// Obeys signals until `shutdown`.
-    pub(super) fn listen(
-        &self,
-        mut signals: broadcast::Receiver<Signal>,
-        shutdown: CancellationToken,
-    ) -> JoinHandle<()> {
+    /// Obeys signals until the answered task is aborted, during a drain as well: what is still running then must stop as fast.
+    pub(super) fn listen(&self, mut signals: broadcast::Receiver<Signal>) -> JoinHandle<()> {
         let stops = self.clone();
         tokio::spawn(async move {
             loop {
-                let signal = tokio::select! {
-                    () = shutdown.cancelled() => std::future::pending().await,
-                    signal = signals.recv() => signal,
-                };
-                match signal {
+                match signals.recv().await {
                     Ok(Signal::CancelJob { job }) => stops.stop(&job),
                     Ok(Signal::Freeze) => stops.stop_everything(),
                     Ok(Signal::JobChanged { .. }) | Err(RecvError::Lagged(_)) => {}

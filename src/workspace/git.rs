@@ -20,6 +20,8 @@ use super::transaction::Journal;
 const EXCLUDE: &str = "/.codeswarm*\n";
 /// Where Git says that it is writing its index.
 const INDEX_LOCK: &str = ".git/index.lock";
+/// Where a bundle is made.
+const BUNDLE: &str = ".git/codeswarm.bundle";
 /// How long a lock may stay unchanged before its owner is taken for dead; adding a few files takes milliseconds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// Longest subject line, in characters.
@@ -111,6 +113,12 @@ impl Git {
         ];
         self.git("commit", &arguments, &paths, Some(message(journal))).await?;
         Ok(self.git("rev-parse", &["HEAD"], &[], None).await?.trim().to_owned())
+    }
+
+    /// Packs all that was committed into one file below `.git`, and answers where.
+    pub(super) async fn bundle(&self) -> Result<PathBuf, WorkspaceError> {
+        self.git("bundle", &["create", "--quiet", BUNDLE, "HEAD", "main"], &[], None).await?;
+        Ok(self.root.join(BUNDLE))
     }
 
     /// The latest commit with the journal's trailers.

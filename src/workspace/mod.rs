@@ -162,6 +162,21 @@ impl Workspace {
         tokio::spawn(work).await.unwrap_or(Err(WorkspaceError::Interrupted))
     }
 
+    /// Packs the repository into one file and answers where it lies, inside the repository's own directory.
+    ///
+    /// # Errors
+    /// [`WorkspaceError::Git`] when Git refuses, or nothing was committed.
+    pub async fn bundle(&self) -> Result<PathBuf, WorkspaceError> {
+        let Some(git) = &self.shared.git else {
+            return Err(WorkspaceError::Git {
+                command: "bundle".into(),
+                message: "the output is no repository".into(),
+            });
+        };
+        let _turn = self.shared.turn.lock().await;
+        git.bundle().await
+    }
+
     /// Ends the work on this output: the stage goes, the marker stays, so that the job can be resumed.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ mod examples;
 mod faults;
 mod golden;
 mod llm;
+mod operations;
 mod redelivery;
 mod redis_faults;
 mod rig;

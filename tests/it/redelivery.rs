@@ -23,17 +23,17 @@ use tokio::time::timeout;
 use crate::support::stores::SOON;
 
 /// One data directory, a fake provider, and settings that lead to it.
-struct Bench {
-    directory: TempDir,
-    server: FakeServer,
+pub(crate) struct Bench {
+    pub(crate) directory: TempDir,
+    pub(crate) server: FakeServer,
     environment: Environment,
     settings: Settings,
-    instance: InstanceId,
-    backend: Backend,
+    pub(crate) instance: InstanceId,
+    pub(crate) backend: Backend,
 }
 
 impl Bench {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let script = Synthetic::new(5, 2, 1).build().unwrap().script;
         let server = FakeServer::start(script, FakeOptions::default()).await.unwrap();
@@ -47,12 +47,16 @@ impl Bench {
         Self { directory, server, environment, settings, instance, backend }
     }
 
-    async fn parts(&self) -> Parts {
+    pub(crate) async fn parts(&self) -> Parts {
         Parts::assemble(&self.settings, &self.environment, None, self.directory.path()).await.unwrap()
     }
 
-    async fn submit(&self) -> JobId {
-        let output = self.directory.path().join("out").to_string_lossy().into_owned();
+    pub(crate) async fn submit(&self) -> JobId {
+        self.submit_to(self.directory.path().join("out").to_string_lossy().into_owned()).await
+    }
+
+    /// Hands the job in with an output directory, or none.
+    pub(crate) async fn submit_to(&self, output: String) -> JobId {
         let settings = JobSettings {
             output,
             git: false,
@@ -73,7 +77,7 @@ impl Bench {
         submit(&self.backend, &self.instance, submission).await.unwrap()
     }
 
-    async fn fleet(&self, job: &JobId, slots: u32) -> LocalFleet {
+    pub(crate) async fn fleet(&self, job: &JobId, slots: u32) -> LocalFleet {
         let lead = Lead::Only(job.clone());
         let options = LocalOptions { instance: self.instance.clone(), lead, slots, drain: SOON };
         LocalFleet::start(&self.backend, self.parts().await, &self.settings, options).await.unwrap()
@@ -90,13 +94,13 @@ impl Bench {
         self.backend.state.commit(&self.instance, vec![write]).await.unwrap();
     }
 
-    async fn events(&self, job: &JobId) -> Vec<Event> {
+    pub(crate) async fn events(&self, job: &JobId) -> Vec<Event> {
         let recorded = self.backend.events.read(job, 0, 10_000).await.unwrap();
         recorded.into_iter().map(|recorded| recorded.event).collect()
     }
 
     /// A coordinator without workers dispatches the planning task to a worker that is announced, and is gone.
-    async fn dispatch_only(&self, job: &JobId) {
+    pub(crate) async fn dispatch_only(&self, job: &JobId) {
         self.announce("absent", Some(1)).await;
         let fleet = self.fleet(job, 0).await;
         let dispatched = async {
@@ -113,7 +117,7 @@ impl Bench {
     }
 
     /// Reads the one result there is as a coordinator that leads another job does: acknowledged, and nothing else.
-    async fn read_elsewhere(&self) -> TaskResult {
+    pub(crate) async fn read_elsewhere(&self) -> TaskResult {
         let reader = InstanceId::new("elsewhere").unwrap();
         let queues = [Queue::Result { shard: 0 }];
         let mut pulled = self.backend.broker.pull(&reader, &queues, 2, SOON).await.unwrap();

@@ -15,13 +15,12 @@ pub(crate) mod stores;
 mod tree;
 
 pub(crate) use books::{Books, billed_calls};
-pub(crate) use fleet::{AGENTS, Fleet, coordinator, worker};
+pub(crate) use fleet::{AGENTS, Fleet, coordinator, program, worker};
 pub(crate) use git::Git;
 pub(crate) use process::{Ended, Running};
 pub(crate) use sandbox::{Example, Sandbox};
 pub(crate) use settled::Settled;
-use tree::tree;
-pub(crate) use tree::{Tree, differences};
+pub(crate) use tree::{Tree, differences, tree};
 
 use std::time::Duration;
 
