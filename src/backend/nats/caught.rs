@@ -26,8 +26,6 @@ pub(super) struct Caught {
     pub(super) reply: Subject,
     /// Place in the stream.
     pub(super) sequence: u64,
-    /// How often the server has delivered it, this time included.
-    pub(super) delivered: u32,
     /// Number of this delivery among all of the consumer.
     pub(super) delivery: u64,
     /// New messages of the queue behind it.
@@ -51,7 +49,6 @@ impl Caught {
             payload: message.payload,
             reply,
             sequence,
-            delivered,
             delivery,
             pending,
             deliveries: delivered.saturating_add(before),

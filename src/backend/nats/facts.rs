@@ -59,9 +59,9 @@ pub async fn facts(options: &NatsOptions, namespace: &str, instance: &InstanceId
         tls: info.tls_required,
         max_payload: info.max_payload,
         storage: account.storage,
-        max_storage: account.limits.max_storage.and_then(limit),
+        max_storage: limit(account.limits.max_storage),
         streams: account.streams,
-        max_streams: account.limits.max_streams.and_then(limit),
+        max_streams: limit(account.limits.max_streams),
         round_trip: asked.elapsed(),
     })
 }

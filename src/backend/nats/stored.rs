@@ -28,15 +28,14 @@ const BATCH: usize = 512;
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
     pub(super) sequence: u64,
-    pub(super) subject: String,
     pub(super) headers: HeaderMap,
     pub(super) payload: Bytes,
 }
 
 impl From<StreamMessage> for Stored {
     fn from(message: StreamMessage) -> Self {
-        let StreamMessage { subject, sequence, headers, payload, .. } = message;
-        Self { sequence, subject: subject.to_string(), headers, payload }
+        let StreamMessage { sequence, headers, payload, .. } = message;
+        Self { sequence, headers, payload }
     }
 }
 
@@ -197,12 +196,7 @@ impl Scan {
                 let message = message.map_err(|error| link.unavailable(error))?;
                 let sequence = message.info().map_err(|error| link.unavailable(error))?.stream_sequence;
                 let (message, _) = message.split();
-                found.push(Stored {
-                    sequence,
-                    subject: message.subject.to_string(),
-                    headers: message.headers.unwrap_or_default(),
-                    payload: message.payload,
-                });
+                found.push(Stored { sequence, headers: message.headers.unwrap_or_default(), payload: message.payload });
             }
             Ok(found)
         };

@@ -7,10 +7,10 @@
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::account::Account;
-use async_nats::jetstream::context::{AccountErrorKind, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, RequestErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use futures_util::future::try_join_all;
+use serde::Deserialize;
 
 use super::connect::server;
 use super::link::Link;
@@ -28,6 +28,30 @@ const OLDEST: (u32, u32) = (2, 9);
 
 /// Smallest `max_payload` of a server that can be worked with.
 const LEAST_PAYLOAD: usize = 256 * 1024;
+
+/// What an account may use. The library's own form has members that old servers do not send.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Account {
+    /// Bytes on disk.
+    pub(super) storage: u64,
+    /// Streams there are.
+    pub(super) streams: usize,
+    pub(super) limits: Limits,
+}
+
+/// Limits of an account; -1 for none.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Limits {
+    pub(super) max_storage: i64,
+    pub(super) max_streams: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    Refused { error: async_nats::jetstream::Error },
+    Account(Account),
+}
 
 const ALL: [StreamKind; 7] = [
     StreamKind::Tasks,
@@ -53,19 +77,19 @@ pub(super) async fn check_server(link: &Link) -> Result<Account, BackendError> {
         return Err(refused(link, why, format!("set max_payload to {LEAST_PAYLOAD} or more; 1MB is the default")));
     }
     let remedy = "start nats-server with -js, or enable JetStream for this account";
-    match link.context.query_account().await {
-        Ok(account) => Ok(account),
-        Err(error) => match error.kind() {
-            AccountErrorKind::JetStreamUnavailable => Err(refused(link, "JetStream is not enabled".into(), remedy)),
-            AccountErrorKind::JetStream(inner)
-                if [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT]
-                    .contains(&inner.error_code()) =>
-            {
-                Err(refused(link, format!("JetStream is not enabled: {inner}"), remedy))
-            }
-            AccountErrorKind::TimedOut => Err(link.late("asking for the account")),
-            _ => Err(link.unavailable(error)),
-        },
+    let answer: Answer = match link.context.request("INFO", &()).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            return Err(match error.kind() {
+                RequestErrorKind::NoResponders => refused(link, "JetStream is not enabled".into(), remedy),
+                RequestErrorKind::TimedOut => link.late("asking for the account"),
+                _ => link.unavailable(error),
+            });
+        }
+    };
+    match answer {
+        Answer::Account(account) => Ok(account),
+        Answer::Refused { error } => Err(refused(link, format!("JetStream is not enabled: {error}"), remedy)),
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use codeswarm::backend::distributed::{Certificates, DistributedOptions};
+use codeswarm::backend::distributed::{self, Certificates, DistributedOptions};
 use codeswarm::backend::embedded::{self, Durability};
 use codeswarm::backend::nats::{NatsLogin, NatsOptions};
 use codeswarm::backend::redis::{self, RedisOptions};
@@ -19,6 +19,7 @@ use codeswarm::config::Secret;
 use codeswarm::protocol::{AgentType, InstanceId, JobId, MicroUsd, TaskId};
 use tempfile::TempDir;
 
+use super::servers::nats::NatsServer;
 use super::servers::redis::RedisServer;
 
 /// When the tests' clocks start: 2026-01-01T00:00:00Z.
@@ -39,6 +40,10 @@ pub(crate) struct TestBackend {
     pub(crate) directory: TempDir,
     /// The servers behind them, killed at the end.
     pub(crate) servers: Vec<RedisServer>,
+    /// The broker behind them, killed at the end. It goes by a clock of its own.
+    pub(crate) nats: Option<NatsServer>,
+    /// Within which a delivery's lease ends when it should.
+    pub(crate) margin: Duration,
 }
 
 impl TestBackend {
@@ -48,7 +53,8 @@ impl TestBackend {
         let clock = Clock::manual(START);
         let instance = instance("first");
         let backend = open_embedded(directory.path(), &instance, &clock).await.expect("opens");
-        Self { backend, clock, instance, directory, servers: Vec::new() }
+        let margin = Duration::from_millis(1);
+        Self { backend, clock, instance, directory, servers: Vec::new(), nats: None, margin }
     }
 
     /// State, ledger and locks on a Redis server of their own, the rest embedded.
@@ -62,10 +68,25 @@ impl TestBackend {
         test
     }
 
-    /// Lets time go by for the stores.
-    #[expect(clippy::unused_async, reason = "servers with clocks of their own have to be waited for")]
+    /// Everything on servers of its own: queues, logs and artifacts on NATS, the rest on Redis. Deliveries last a second,
+    /// for the broker's clock cannot be moved.
+    pub(crate) async fn distributed() -> Self {
+        let (nats, redis) = (NatsServer::start(), RedisServer::start());
+        let mut options = distributed_options(&redis.url());
+        options.nats.servers = Secret::new(nats.url());
+        options.nats.ack_wait = s(1);
+        let (clock, instance) = (Clock::manual(START), instance("first"));
+        let backend = distributed::open(&options, &instance, Some(clock.clone())).await.expect("opens");
+        let (directory, margin) = (tempfile::tempdir().expect("a temporary directory"), Duration::from_millis(300));
+        Self { backend, clock, instance, directory, servers: vec![redis], nats: Some(nats), margin }
+    }
+
+    /// Lets time go by for the stores, and for a broker that goes by a clock of its own.
     pub(crate) async fn pass(&self, time: Duration) {
         self.clock.advance(time);
+        if self.nats.is_some() {
+            tokio::time::sleep(time).await;
+        }
     }
 }
 

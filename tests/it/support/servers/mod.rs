@@ -4,5 +4,6 @@
 //! not started, and nothing may rely on a fixed port.
 
 pub(crate) mod certificates;
+pub(crate) mod nats;
 pub(crate) mod redis;
 pub(crate) mod wire;
