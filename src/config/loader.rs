@@ -39,6 +39,12 @@ impl Environment {
         Self(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect())
     }
 
+    /// An environment made of `variables`.
+    #[must_use]
+    pub const fn from_map(variables: BTreeMap<String, String>) -> Self {
+        Self(variables)
+    }
+
     /// An environment made of `pairs`, for tests.
     #[must_use]
     pub fn from_pairs<const N: usize>(pairs: [(&str, &str); N]) -> Self {

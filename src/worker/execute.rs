@@ -5,6 +5,7 @@
 //! the head of every prompt must be byte-identical for the provider's cache to hold it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,9 @@ use crate::protocol::{
 
 /// Shared texts of this many jobs are kept; more jobs at once only cost reading them again.
 const KEPT_JOBS: usize = 16;
+
+/// When a task is tried again whose reservation the ledger did not answer.
+const LEDGER_PAUSE: Duration = Duration::from_secs(2);
 
 /// What all tasks of a job share.
 #[derive(Clone)]
@@ -204,7 +208,12 @@ fn classify(error: &LlmError) -> TaskFailure {
         }
         (LlmError::Frozen { .. }, _) => failure.kind = FailureKind::Budget,
         (LlmError::Cancelled, _) => failure.kind = FailureKind::Cancelled,
-        (LlmError::Ledger(_) | LlmError::Exhausted { .. }, _) | (_, Retry::Now | Retry::Exhausted) => {}
+        (LlmError::Ledger(_), _) => {
+            // Nothing was called, and the task is not to blame: it waits until the books answer again.
+            failure.kind = FailureKind::Parked;
+            failure.retry_after_ms = Some(u64::try_from(LEDGER_PAUSE.as_millis()).unwrap_or(u64::MAX));
+        }
+        (LlmError::Exhausted { .. }, _) | (_, Retry::Now | Retry::Exhausted) => {}
         (_, Retry::After(delay)) => {
             failure.kind = FailureKind::Parked;
             failure.retry_after_ms = Some(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));

@@ -95,6 +95,9 @@ impl Coded for WorkerError {
     }
 }
 
+/// How often a worker sees to it that it is still announced.
+const CARD_LOOK: Duration = Duration::from_secs(3);
+
 /// Longest time one pull waits before it asks again.
 const PULL_WAIT: Duration = Duration::from_secs(30);
 
@@ -184,6 +187,8 @@ impl Worker {
         };
         tokio::pin!(grace);
         let mut out_of_patience = false;
+        let mut look = tokio::time::interval(CARD_LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 ended = slots.join_next() => match ended {
@@ -200,6 +205,7 @@ impl Worker {
                     outcome = Err(WorkerError::LoopDied("listening"));
                     shutdown.cancel();
                 }
+                _ = look.tick(), if !shutdown.is_cancelled() => keep_announced(&shared).await,
                 () = &mut grace, if !out_of_patience => { out_of_patience = true; shared.stops.stop_everything(); }
             }
         }
@@ -257,6 +263,19 @@ async fn announce(shared: &Shared) -> Result<(), BackendError> {
     let value = serde_json::to_vec(&card)
         .map_err(|error| BackendError::Invalid { field: "worker card", why: error.to_string() })?;
     write_card(shared, Some(Bytes::from(value))).await
+}
+
+/// Announces the worker again if its card is gone: the store has lost its data, or somebody took the worker for dead.
+async fn keep_announced(shared: &Shared) {
+    let key = format!("{CARD_PREFIX}{}", shared.options.instance);
+    let outcome = match shared.backend.state.get(&[key]).await {
+        Ok(found) if found.iter().flatten().any(|entry| entry.value.is_some()) => Ok(()),
+        Ok(_) => announce(shared).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "cannot see to the worker's card; looking again soon");
+    }
 }
 
 /// Takes the announcement back; a failure only means that the card stays until the process is known to be dead.

@@ -11,6 +11,7 @@ mod budget;
 mod cli;
 mod conformance;
 mod crash;
+mod distributed;
 mod examples;
 mod faults;
 mod golden;

@@ -21,6 +21,18 @@ pub(in crate::cli) enum BudgetCommand {
     Thaw(FreezeArgs),
     /// Print the ledger, oldest entry first.
     Entries(EntriesArgs),
+    /// Make the books anew from their journal after Redis has lost its data. Nothing can be spent meanwhile.
+    Rebuild(RebuildArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(in crate::cli) struct RebuildArgs {
+    /// Do it although the books are not lost: after an older backup of Redis was restored.
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub(super) yes: bool,
 }
 
 /// How scopes are named, for the help of every command that takes one.

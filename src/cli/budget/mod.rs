@@ -10,14 +10,14 @@ mod show;
 
 pub(super) use args::BudgetCommand;
 
-use args::{AmountArgs, FreezeArgs};
+use args::{AmountArgs, FreezeArgs, RebuildArgs};
 use scope::Named;
 
 use super::args::Common;
 use super::live::Watched;
 use super::screen::Screen;
 use super::words::money;
-use super::{Exit, Failure, jobs, opened};
+use super::{Exit, Failure, jobs, opened, plan};
 use crate::backend::{Adjustment, Backend, Balance, Scope, Signal};
 use crate::clock;
 use crate::coordinator;
@@ -32,6 +32,7 @@ pub(super) async fn run(screen: &Screen, common: &Common, command: BudgetCommand
         BudgetCommand::Set(args) => change(screen, common, args, false).await,
         BudgetCommand::Freeze(args) => freeze(screen, common, args, true).await,
         BudgetCommand::Thaw(args) => freeze(screen, common, args, false).await,
+        BudgetCommand::Rebuild(args) => rebuild(screen, common, &args).await,
         BudgetCommand::Entries(args) => entries::entries(screen, common, args).await,
     }
 }
@@ -136,5 +137,27 @@ async fn freeze(screen: &Screen, common: &Common, args: FreezeArgs, freezes: boo
         }
     }
     screen.result(&format!("{what} is allowed again, within the budgets"));
+    Ok(Exit::Done)
+}
+
+async fn rebuild(screen: &Screen, common: &Common, args: &RebuildArgs) -> Result<Exit, Failure> {
+    if !args.yes {
+        if !screen.interactive {
+            let what = "nobody can be asked whether the books are to be made anew";
+            return Err(Failure::usage("CS-CLI-037", what, "add --yes to do it without being asked"));
+        }
+        screen.note("Make the books anew? Nothing can be spent meanwhile. [y/N]");
+        if plan::read_line().await? != plan::Answer::Yes {
+            return Ok(Exit::Cancelled);
+        }
+    }
+    let (backend, _) = opened::open_existing(common, "budget").await?;
+    match backend.ledger.rebuild(args.force).await? {
+        Some(rebuilt) => {
+            screen.result(&format!("the books are rebuilt from {} records of their journal", rebuilt.records));
+            screen.note("what was in flight is counted in full until its call reports; `codeswarm doctor` adds it all up");
+        }
+        None => screen.result("the books and their journal are one file here: there is nothing to rebuild"),
+    }
     Ok(Exit::Done)
 }

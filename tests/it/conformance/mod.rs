@@ -10,7 +10,7 @@ mod artifacts;
 mod broker;
 mod embedded_only;
 mod events;
-mod ledger;
+pub(crate) mod ledger;
 mod locks;
 mod model;
 mod state;

@@ -145,7 +145,8 @@ impl Bout {
                 self.until_news()
             }
             Trouble::RedisRestarted => {
-                self.cluster.redis.restart();
+                self.cluster.redis.kill();
+                self.cluster.redis.start_again();
                 self.until_news()
             }
         }

@@ -1,0 +1,108 @@
+//! The loss of Redis and everything in it, in the middle of a job: nothing is spent until the books are back, and then they
+//! are right.
+
+use std::time::Duration;
+
+use codeswarm::backend::{Adjustment, BackendError, ReserveOutcome, Scope};
+use codeswarm::llm::replay::Synthetic;
+use codeswarm::protocol::{Event, JobOutcome, MicroUsd};
+
+use super::Cluster;
+
+#[test]
+fn a_wiped_redis_stops_all_spending_until_the_books_are_rebuilt_from_the_journal() {
+    let job = Synthetic::new(5, 8, 3).durations(Duration::from_millis(200), Duration::from_millis(400)).build().unwrap();
+    let cluster = Cluster::start(job.script.clone(), &[]);
+    let fleet = vec![cluster.coordinator(), cluster.worker_of_all()];
+    let backend = cluster.backend();
+    let id = cluster.submit(&cluster.proposal(), &[]);
+    let scope = Scope::Job(id.clone());
+    cluster.wait_for(&backend, &id, |log| {
+        let is_done = |event: &Event| matches!(event, Event::TaskSucceeded { task, .. } if task.as_str().starts_with("file/"));
+        (log.iter().filter(|recorded| is_done(&recorded.event)).count() >= 10).then_some(())
+    });
+    cluster.redis.command("FLUSHALL");
+
+    // No process may count from zero, not even one that starts now.
+    let fresh = cluster.backend();
+    for ledger in [&backend.ledger, &fresh.ledger] {
+        let refused = cluster.runtime.block_on(ledger.balance(&scope));
+        assert!(matches!(refused, Err(BackendError::DataLost { .. })), "{refused:?}");
+    }
+    let refused = cluster.codeswarm(&["budget", "show"]);
+    assert!(refused.code() == Some(1) && refused.stderr.contains("codeswarm budget rebuild"), "{refused:?}");
+
+    let rebuilt = cluster.codeswarm(&["budget", "rebuild", "--yes"]).expect_code(0);
+    assert!(rebuilt.stdout.contains("rebuilt"), "{}", rebuilt.stdout);
+    let balance = cluster.balance(&backend, &scope);
+    assert_eq!(balance.limit, Some(MicroUsd(500_000_000)), "the limit is back");
+    assert!(balance.spent > MicroUsd::ZERO, "what was spent is spent");
+    let again = cluster.codeswarm(&["budget", "rebuild", "--yes"]);
+    assert!(again.code() == Some(1) && again.stderr.contains("nothing is lost"), "{again:?}");
+
+    let end = cluster.wait_for_end(&backend, &id);
+    assert!(matches!(end, Event::JobEnded { outcome: JobOutcome::Completed, .. }), "{end:?}");
+    Cluster::stop_all(fleet);
+    let balance = cluster.balance(&backend, &scope);
+    let (billed, ..) = cluster.billed();
+    assert_eq!(balance.reserved, MicroUsd::ZERO);
+    assert!(billed <= balance.spent && balance.spent <= balance.limit.unwrap(), "{billed}, {balance:?}");
+    cluster.codeswarm(&["doctor"]);
+    let doctor = cluster.codeswarm(&["doctor", "--json"]);
+    assert!(doctor.stdout.contains("adds up entry by entry"), "{}", doctor.stdout);
+}
+
+#[test]
+fn rebuilt_books_are_the_books_there_were() {
+    let cluster = Cluster::start(Synthetic::new(5, 2, 3).build().unwrap().script, &[]);
+    let backend = cluster.backend();
+    let ledger = backend.ledger.as_ref();
+    let job = crate::support::stores::job("j");
+    let usd = MicroUsd;
+    let everything = [Scope::Account, Scope::Job(job.clone())];
+    let before = cluster.runtime.block_on(async {
+        ledger.adjust("limit", &Scope::Job(job.clone()), Adjustment::SetLimit(Some(usd(1_000)))).await.unwrap();
+        ledger.adjust("hold", &Scope::Job(job.clone()), Adjustment::HoldBack(usd(10))).await.unwrap();
+        let reserve = async |id: &str, amount: u64| {
+            ledger.reserve(crate::conformance::ledger::request(id, &everything, amount)).await.unwrap()
+        };
+        let settle = async |id: &str, amount: u64| {
+            let settlement = codeswarm::backend::Settlement { amount: usd(amount), ..Default::default() };
+            ledger.settle(id, settlement).await.unwrap()
+        };
+        assert_eq!(reserve("settled", 100).await, ReserveOutcome::Granted);
+        assert_eq!(reserve("released", 200).await, ReserveOutcome::Granted);
+        assert_eq!(reserve("open", 50).await, ReserveOutcome::Granted);
+        assert!(matches!(reserve("shrunk", 5_000).await, ReserveOutcome::Refused { .. }));
+        assert_eq!(reserve("shrunk", 70).await, ReserveOutcome::Granted);
+        settle("settled", 60).await;
+        ledger.release("released").await.unwrap();
+        let mut before = Vec::new();
+        for scope in &everything {
+            before.push(ledger.balance(scope).await.unwrap());
+        }
+        before
+    });
+    assert_eq!((before[1].spent, before[1].reserved), (usd(60), usd(120)));
+    // What is posted and not awaited is written by the time another record has been.
+    cluster.runtime.block_on(ledger.adjust("freeze", &Scope::PerDay, Adjustment::Freeze)).unwrap();
+    cluster.redis.command("FLUSHALL");
+    let rebuilt = cluster.runtime.block_on(ledger.rebuild(false)).unwrap().expect("there is a journal");
+    assert!(rebuilt.records >= 10, "{rebuilt:?}");
+    for (scope, was) in everything.iter().zip(&before) {
+        assert_eq!(cluster.balance(&backend, scope), *was, "{scope}");
+    }
+    cluster.runtime.block_on(async {
+        // Repeated and late steps find what they left.
+        let again = ledger.reserve(crate::conformance::ledger::request("open", &everything, 50)).await.unwrap();
+        assert_eq!(again, ReserveOutcome::Granted);
+        let late = codeswarm::backend::Settlement { amount: usd(20), ..Default::default() };
+        assert_eq!(ledger.settle("open", late).await.unwrap().charged, usd(20));
+        let first = codeswarm::backend::Settlement { amount: usd(99), ..Default::default() };
+        assert_eq!(ledger.settle("settled", first).await.unwrap().charged, usd(60));
+        let limit = ledger.adjust("limit", &Scope::Job(job.clone()), Adjustment::SetLimit(Some(usd(7)))).await.unwrap();
+        assert_eq!(limit.limit, Some(usd(1_000)), "an adjustment happens once");
+    });
+    let balance = cluster.balance(&backend, &everything[1]);
+    assert_eq!((balance.spent, balance.reserved), (usd(80), usd(70)));
+}
