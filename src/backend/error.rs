@@ -166,7 +166,8 @@ impl Coded for BackendError {
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Unavailable { .. } => Retry::Now,
+            // Books that are being made anew are back soon; nothing is spent before.
+            Self::Unavailable { .. } | Self::DataLost { .. } => Retry::Now,
             _ => Retry::Never,
         }
     }
