@@ -9,12 +9,13 @@ mod loader;
 mod secret;
 mod settings;
 mod validate;
+mod validate_limits;
 mod validate_stores;
 
 pub use loader::{ConfigError, Environment, Layers, Loaded, Origin};
 pub use secret::{ApiKey, Secret};
 pub use settings::{
-    BudgetSettings, FleetSettings, HttpSettings, JobDefaults, LlmSettings, LogSettings, NatsSettings, PresenceSettings,
+    BreakerSettings, BudgetSettings, FleetSettings, HttpSettings, JobDefaults, LimitSettings, LlmSettings, LogSettings, NatsSettings, PresenceSettings,
     RedisSettings, RoleSettings, Settings, StorageSettings,
 };
 

@@ -22,6 +22,10 @@ pub struct Settings {
     pub budget: BudgetSettings,
     /// The provider.
     pub llm: LlmSettings,
+    /// How much is asked of the provider.
+    pub limits: LimitSettings,
+    /// When it is left alone.
+    pub breaker: BreakerSettings,
     /// The stores.
     pub storage: StorageSettings,
     /// The NATS servers of a distributed fleet.
@@ -64,6 +68,7 @@ pub struct JobDefaults {
     pub max_attempts: u32,
     pub retry_first_delay_ms: u64,
     pub retry_longest_delay_ms: u64,
+    pub longest_parking_seconds: u64,
     pub max_proposal_bytes: u64,
     pub max_file_bytes: u64,
 }
@@ -106,6 +111,37 @@ pub struct LlmSettings {
     pub connect_timeout_seconds: u64,
     pub max_reply_bytes: u64,
     pub max_context_bytes: u64,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
+pub struct LimitSettings {
+    pub requests_per_window: u64,
+    pub input_tokens_per_window: u64,
+    pub output_tokens_per_window: u64,
+    pub window_seconds: u64,
+    pub burst_percent: u32,
+    pub sliding_window: bool,
+    pub start_concurrency: u32,
+    pub max_concurrency: u32,
+    pub slowdown_factor: u32,
+    pub agent_share_percent: u32,
+}
+
+/// `[breaker]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
+pub struct BreakerSettings {
+    pub consecutive_failures: u32,
+    pub failure_percent: u32,
+    pub least_calls: u32,
+    pub window_seconds: u64,
+    pub open_seconds: u64,
+    pub longest_open_seconds: u64,
+    pub trials: u32,
 }
 
 /// `[storage]`

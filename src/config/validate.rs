@@ -34,6 +34,7 @@ pub(super) fn faults(settings: &Settings) -> Vec<Fault> {
     });
     let prefetch = settings.fleet.prefetch_percent;
     check(&mut faults, prefetch <= 100, "fleet.prefetch_percent", || format!("{prefetch} is over 100"));
+    super::validate_limits::faults(settings, &mut faults);
     super::validate_stores::faults(settings, &mut faults);
     faults
 }

@@ -60,6 +60,8 @@ pub struct CoordinatorOptions {
     pub prefetch_percent: u32,
     /// Delays between a task's attempts.
     pub retry: RetryPolicy,
+    /// A task that has waited for its provider for longer than this burns its attempts from then on.
+    pub longest_parking: Duration,
     /// Spending above this share of the limit raises a warning, in percent.
     pub warn_percent: u64,
     /// Expected costs, for approval.

@@ -1,4 +1,5 @@
-//! The one way to call a model: budget, then retry, then provider, in this visible order.
+//! The one way to call a model. Each attempt passes the guards, then the budget, then the provider; `Metered::call` turns
+//! the retries, and `Metered::attempt` shows the order.
 //!
 //! Every attempt is prepared, bounded and reserved on its own, and ends settled, released or charged in full. A call that
 //! does not fit into the budget is made smaller (`max_tokens`), never its reservation; below the caller's minimum nothing
@@ -14,7 +15,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Charge, LlmError, LlmReply, LlmRequest, Prepared, Provider, is_same_model};
+use super::guards::Pass;
+use super::{Charge, Guards, LlmError, LlmReply, LlmRequest, Prepared, Provider, is_same_model};
 use crate::backend::Settlement;
 use crate::budget::{BudgetError, CallContext, PriceTable, Reservation, Treasurer, WorstCaseInput};
 use crate::error::Coded;
@@ -37,6 +39,8 @@ pub struct Metered {
     treasurer: Treasurer,
     retry: RetryPolicy,
     total_timeout: Duration,
+    /// `None` only where nobody else calls the same provider.
+    guards: Option<Guards>,
 }
 
 impl fmt::Debug for Metered {
@@ -76,7 +80,14 @@ impl Metered {
     /// take; reservations outlive it.
     #[must_use]
     pub fn new(provider: Arc<dyn Provider>, treasurer: Treasurer, retry: RetryPolicy, total_timeout: Duration) -> Self {
-        Self { provider, treasurer, retry, total_timeout }
+        Self { provider, treasurer, retry, total_timeout, guards: None }
+    }
+
+    /// The same, with every attempt passing `guards` before money is set aside for it.
+    #[must_use]
+    pub fn behind(mut self, guards: Guards) -> Self {
+        self.guards = Some(guards);
+        self
     }
 
     /// The treasurer that pays.
@@ -88,8 +99,9 @@ impl Metered {
     /// Makes one call, in as many attempts as the retry policy allows.
     ///
     /// `request.max_tokens` may be lowered to what the budget allows, but not below `min_output_tokens`. Errors before
-    /// an attempt is sent (no price, no money, no ledger) end the call at once. A provider that asks for a longer wait
-    /// than the policy honours ends it too: its [`LlmError::Status`] then says [`crate::error::Retry::After`].
+    /// an attempt is sent (no price, no money, no ledger, too long a wait at a guard) end the call at once. A provider
+    /// that asks for a longer wait than the policy honours ends it too: its [`LlmError::Status`] then says
+    /// [`crate::error::Retry::After`].
     pub async fn call(
         &self,
         mut request: LlmRequest,
@@ -104,12 +116,10 @@ impl Metered {
                 return bill.outcome(Err(LlmError::Cancelled));
             }
             request.max_tokens = asked;
-            let (prepared, reservation) = match self.secure(&mut request, context, min_output_tokens).await {
-                Ok(secured) => secured,
-                Err(refused) => return bill.outcome(Err(refused)),
-            };
-            let error = match self.attempt(&prepared, reservation, cancel, &mut bill).await {
+            let made = bill.attempts;
+            let error = match self.attempt(&mut request, context, min_output_tokens, cancel, &mut bill).await {
                 Ok(reply) => return bill.outcome(Ok(reply)),
+                Err(refused) if bill.attempts == made => return bill.outcome(Err(refused)),
                 Err(error) => error,
             };
             let delay = match self.retry.next(bill.attempts, error.retry()) {
@@ -121,6 +131,7 @@ impl Metered {
                 }
             };
             tracing::warn!(job = %context.job, task = %context.task, %error, ?delay, "trying a model call again");
+            metrics::counter!("codeswarm_llm_retries_total", "model" => request.model.clone()).increment(1);
             tokio::select! {
                 () = cancel.cancelled() => return bill.outcome(Err(LlmError::Cancelled)),
                 () = tokio::time::sleep(delay) => {}
@@ -128,23 +139,69 @@ impl Metered {
         }
     }
 
+    /// One attempt, from the guards through the budget to the provider and back. An error without a further attempt on
+    /// the bill means that nothing was sent.
+    async fn attempt(
+        &self,
+        request: &mut LlmRequest,
+        context: &CallContext,
+        min_output_tokens: u32,
+        cancel: &CancellationToken,
+        bill: &mut Bill,
+    ) -> Result<LlmReply, LlmError> {
+        let prepared = self.prepare(request)?;
+        let pass = self.admit(&prepared, context, cancel).await?;
+        let (prepared, reservation) = match self.secure(prepared, request, context, min_output_tokens).await {
+            Ok(secured) => secured,
+            Err(refused) => {
+                if let Some(pass) = pass {
+                    pass.unused().await;
+                }
+                return Err(refused);
+            }
+        };
+        let result = self.send(&prepared, reservation, cancel, bill).await;
+        if let Some(pass) = pass {
+            pass.finish(&result, self.provider.headroom(&request.model)).await;
+        }
+        result
+    }
+
+    /// The bytes of the call at its full size, for which nothing has been set aside yet.
+    fn prepare(&self, request: &mut LlmRequest) -> Result<Prepared, LlmError> {
+        if let Some(most) = self.treasurer.prices().get(&request.model).and_then(|price| price.max_output) {
+            request.max_tokens = request.max_tokens.min(most);
+        }
+        self.provider.prepare(request)
+    }
+
+    /// Waits at the guards, if there are any. No money is set aside meanwhile.
+    async fn admit(
+        &self,
+        prepared: &Prepared,
+        context: &CallContext,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Pass>, LlmError> {
+        match &self.guards {
+            Some(guards) => guards.enter(prepared, &context.agent, cancel).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Bounds the call and sets its worst case aside, shrinking the call until it fits.
     async fn secure(
         &self,
+        mut prepared: Prepared,
         request: &mut LlmRequest,
         context: &CallContext,
         min_output_tokens: u32,
     ) -> Result<(Prepared, Reservation), LlmError> {
         let prices = self.treasurer.prices();
-        if let Some(most) = prices.get(&request.model).and_then(|price| price.max_output) {
-            request.max_tokens = request.max_tokens.min(most);
-        }
         let smallest = min_output_tokens.clamp(1, request.max_tokens.max(1));
         let id = context.next_reservation_id();
         let lease = self.total_timeout + BACKSTOP_MARGIN + LEASE_MARGIN;
         let mut shrinks = 0;
         loop {
-            let prepared = self.provider.prepare(request)?;
             let amount = prices.worst_case(&prepared.worst_case).map_err(unpriced)?;
             let (needed, available) =
                 match self.treasurer.reserve(id.clone(), context, &request.model, amount, lease).await {
@@ -161,12 +218,13 @@ impl Metered {
                 return Err(LlmError::BudgetRefused { needed, available });
             }
             request.max_tokens = fitting;
+            prepared = self.provider.prepare(request)?;
             shrinks += 1;
         }
     }
 
     /// Sends once, and accounts for it whatever happens.
-    async fn attempt(
+    async fn send(
         &self,
         prepared: &Prepared,
         reservation: Reservation,

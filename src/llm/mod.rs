@@ -6,6 +6,7 @@
 
 pub mod anthropic;
 pub mod error;
+pub mod guards;
 pub mod metered;
 pub mod replay;
 pub mod sse;
@@ -16,9 +17,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-pub use error::{Charge, LlmError};
+pub use error::{Charge, Guard, LlmError};
+pub use guards::Guards;
 pub use metered::{CallOutcome, Metered};
 
+use crate::backend::Headroom;
 use crate::budget::{Reservation, WorstCaseInput};
 use crate::protocol::Usage;
 
@@ -138,6 +141,13 @@ pub trait Provider: Send + Sync {
         reservation: &Reservation,
         cancel: &CancellationToken,
     ) -> Result<LlmReply, LlmError>;
+
+    /// What the provider has said about its limits for `model` since this was last asked; nothing from one that never
+    /// says anything.
+    fn headroom(&self, model: &str) -> Option<Headroom> {
+        let _ = model;
+        None
+    }
 }
 
 /// Providers answer an alias with the dated name of the same model: `claude-haiku-4-5` with `claude-haiku-4-5-20251001`.

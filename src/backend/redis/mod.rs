@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::delay::DelayStore;
 use super::distributed::{Certificates, DistributedOptions};
-use super::{BackendError, Ledger, LockTable, StateStore};
+use super::{BackendError, Ledger, LockTable, RateTable, StateStore};
 use crate::clock::Clock;
 use crate::config::Secret;
 use crate::protocol::InstanceId;
@@ -38,6 +38,7 @@ pub(super) struct RedisStores {
     pub(super) state: Arc<dyn StateStore>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) locks: Arc<dyn LockTable>,
+    pub(super) rates: Arc<dyn RateTable>,
     pub(super) delays: Arc<dyn DelayStore>,
     pub(super) clock: Clock,
 }
