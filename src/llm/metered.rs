@@ -5,6 +5,7 @@
 //! is sent. Whatever is unclear about a cost is decided against the budget: absent usage, an unknown model in the reply,
 //! a cut stream, a dropped future. No attempt may ever be made without its own reservation.
 
+mod fallback;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::warm::WarmGate;
 use super::{Charge, LlmError, LlmReply, LlmRequest, Prepared, Provider, is_same_model};
 use crate::backend::Settlement;
 use crate::budget::{BudgetError, CallContext, PriceTable, Reservation, Treasurer, WorstCaseInput};
@@ -37,6 +39,7 @@ pub struct Metered {
     treasurer: Treasurer,
     retry: RetryPolicy,
     total_timeout: Duration,
+    warm: WarmGate,
 }
 
 impl fmt::Debug for Metered {
@@ -76,7 +79,7 @@ impl Metered {
     /// take; reservations outlive it.
     #[must_use]
     pub fn new(provider: Arc<dyn Provider>, treasurer: Treasurer, retry: RetryPolicy, total_timeout: Duration) -> Self {
-        Self { provider, treasurer, retry, total_timeout }
+        Self { provider, treasurer, retry, total_timeout, warm: WarmGate::default() }
     }
 
     /// The treasurer that pays.
@@ -85,12 +88,8 @@ impl Metered {
         &self.treasurer
     }
 
-    /// Makes one call, in as many attempts as the retry policy allows.
-    ///
-    /// `request.max_tokens` may be lowered to what the budget allows, but not below `min_output_tokens`. Errors before
-    /// an attempt is sent (no price, no money, no ledger) end the call at once. A provider that asks for a longer wait
-    /// than the policy honours ends it too: its [`LlmError::Status`] then says [`crate::error::Retry::After`].
-    pub async fn call(
+    /// Calls one model, in as many attempts as the retry policy allows; see [`Metered::call`].
+    async fn call_model(
         &self,
         mut request: LlmRequest,
         context: &CallContext,
@@ -104,11 +103,15 @@ impl Metered {
                 return bill.outcome(Err(LlmError::Cancelled));
             }
             request.max_tokens = asked;
-            let (prepared, reservation) = match self.secure(&mut request, context, min_output_tokens).await {
+            let passage = self.warm.pass(&request, self.treasurer.prices(), cancel).await;
+            let (mut prepared, reservation) = match self.secure(&mut request, context, min_output_tokens).await {
                 Ok(secured) => secured,
                 Err(refused) => return bill.outcome(Err(refused)),
             };
-            let error = match self.attempt(&prepared, reservation, cancel, &mut bill).await {
+            prepared.began = passage.began();
+            let attempt = self.attempt(&prepared, reservation, cancel, &mut bill).await;
+            drop(passage);
+            let error = match attempt {
                 Ok(reply) => return bill.outcome(Ok(reply)),
                 Err(error) => error,
             };

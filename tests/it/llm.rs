@@ -13,7 +13,9 @@ use codeswarm::clock::Clock;
 use codeswarm::config::Secret;
 use codeswarm::llm::anthropic::{Anthropic, AnthropicConfig};
 use codeswarm::llm::replay::{FakeOptions, FakeServer, Fault, Reply, Script};
-use codeswarm::llm::{CallOutcome, Effort, LlmError, LlmRequest, Message, Metered, Role, StopReason, SystemBlock};
+use codeswarm::llm::{
+    CallOutcome, Effort, LlmError, LlmRequest, Message, Metered, Role, StopReason, SystemBlock, Thinking,
+};
 use codeswarm::protocol::{AgentType, InstanceId, JobId, MicroUsd, TaskId};
 use codeswarm::resilience::RetryPolicy;
 use tokio_util::sync::CancellationToken;
@@ -79,6 +81,8 @@ fn request(max_tokens: u32) -> LlmRequest {
         max_tokens,
         schema: None,
         effort: Effort::Medium,
+        thinking: Thinking::Default,
+        fallbacks: vec![],
     }
 }
 

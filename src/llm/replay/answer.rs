@@ -15,7 +15,7 @@ use super::bill::BillEntry;
 use super::cache::PromptCache;
 use super::deliver;
 use super::request::{self, ApiError, Request};
-use super::script::{ID_PLACEHOLDER, Reply, Stop};
+use super::script::{Reply, Stop};
 use super::server::Shared;
 use super::wire::Outgoing;
 use crate::protocol::Usage;
@@ -53,8 +53,8 @@ impl Shared {
             return Ok(deliver::unbilled(fault, reply, request_id));
         }
         self.lock_cache().insert(&request.prefixes);
-        let text: Cow<'_, str> = match reply.names_id {
-            true => reply.text.replace(ID_PLACEHOLDER, &request.id).into(),
+        let text: Cow<'_, str> = match reply.text.contains(&*reply.mark) {
+            true => reply.text.replace(&*reply.mark, &request.id).into(),
             false => (&*reply.text).into(),
         };
         let outgoing = compose(number, &request, reply, &text, prompt);

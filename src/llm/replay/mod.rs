@@ -24,6 +24,7 @@ mod wire;
 pub use bill::{Bill, BillEntry};
 pub use error::{LineFault, ReplayError};
 pub use fault::Fault;
+pub(in crate::llm) use request::request_key;
 pub use latency::{Latency, SplitMix64};
 pub use script::{MAX_SCRIPT_BYTES, Reply, Script, Stop};
 pub use server::{FakeOptions, FakeServer};

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::cache::Prefix;
 use crate::budget::PriceTable;
-use crate::budget::price::{ModelPrice, Thinking};
+use crate::budget::price::{ModelPrice, ThinkingGate};
 
 /// What a line that names the request begins with.
 const KEY_PREFIX: &str = "Request: ";
@@ -218,7 +218,7 @@ fn check_model(
             "max_tokens: {max_tokens} > {most}, which is the maximum allowed number of output tokens for {model}"
         )));
     }
-    let cannot_disable = matches!(price.thinking, Some(Thinking::AlwaysOn | Thinking::DefaultOnBetweenTools));
+    let cannot_disable = matches!(price.thinking, Some(ThinkingGate::AlwaysOn | ThinkingGate::DefaultOnBetweenTools));
     if cannot_disable && thinking.is_some_and(|thinking| thinking.kind == "disabled" || thinking.kind == "enabled") {
         return Err(ApiError::invalid("thinking.type: \"disabled\" and \"enabled\" are not supported for this model."));
     }
@@ -250,7 +250,7 @@ fn last_user_text(messages: &[Turn<'_>], prompt_bytes: &mut u64) -> Result<Strin
 }
 
 /// The key and the id (or nothing) of `Request: KEY (id ID)`.
-fn request_key(text: &str) -> Option<(&str, &str)> {
+pub(in crate::llm) fn request_key(text: &str) -> Option<(&str, &str)> {
     let line = text.lines().rev().find_map(|line| line.strip_prefix(KEY_PREFIX))?.trim();
     let with_id = line.strip_suffix(')').and_then(|line| line.rsplit_once(" (id "));
     Some(with_id.unwrap_or((line, ""))).filter(|(key, _)| !key.is_empty())
