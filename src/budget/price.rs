@@ -146,6 +146,11 @@ impl ModelPrice {
         self.implicit_cache_write
     }
 
+    /// The sizes of prompts, in tokens, above which other prices hold, ascending.
+    pub fn tiers(&self) -> impl Iterator<Item = u64> {
+        self.long_prompt.iter().map(|tier| tier.over)
+    }
+
     /// The prices of a request whose prompt is `prompt_tokens` long, cached parts included. They hold for the whole
     /// request, output too.
     #[must_use]

@@ -11,6 +11,7 @@ use super::providers::{self, canonical};
 use super::FleetError;
 use crate::agent::{ContextLimits, RoleBook, RoleOverride};
 use crate::backend::Backend;
+use crate::budget::price::ThinkingGate;
 use crate::budget::{PriceTable, Treasurer};
 use crate::clock::Clock;
 use crate::config::{Environment, RoleSettings, Settings};
@@ -154,8 +155,11 @@ fn priced_roles(settings: &Settings, base: &Path, prices: &PriceTable) -> Result
     let roles = role_book(settings, base)?;
     for role in roles.roles() {
         for model in std::iter::once(&role.model).chain(&role.fallback) {
-            if prices.get(model).is_none() {
+            let Some(price) = prices.get(model) else {
                 return Err(FleetError::UnpricedModel { role: role.agent.to_string(), model: model.clone() });
+            };
+            if role.thinking == Thinking::Off && price.thinking == Some(ThinkingGate::AlwaysOn) {
+                return Err(FleetError::AlwaysThinks { role: role.agent.to_string(), model: model.clone() });
             }
         }
     }
@@ -167,7 +171,7 @@ pub(super) fn estimator(settings: &Settings, base: &Path) -> Result<Arc<Estimato
     Ok(Arc::new(Estimator::new(Arc::new(providers::prices(settings, base)?), role_book(settings, base)?)))
 }
 
-fn role_book(settings: &Settings, base: &Path) -> Result<RoleBook, FleetError> {
+pub(super) fn role_book(settings: &Settings, base: &Path) -> Result<RoleBook, FleetError> {
     let fallback: Vec<String> = settings.llm.fallback.iter().map(|model| canonical(settings, model)).collect();
     let mut book = RoleBook::builtin(&canonical(settings, &settings.llm.model));
     for agent in AgentType::builtin() {

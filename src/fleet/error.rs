@@ -52,6 +52,14 @@ pub enum FleetError {
         /// Which model.
         model: String,
     },
+    /// A role may not think, and its model cannot help it.
+    #[error("role {role} is not to think, but {model} always does")]
+    AlwaysThinks {
+        /// Which role.
+        role: String,
+        /// Which model.
+        model: String,
+    },
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -100,6 +108,7 @@ impl FleetError {
             Self::Worker(error) => Some(error),
             Self::NoKey { .. }
             | Self::PricesFile { .. }
+            | Self::AlwaysThinks { .. }
             | Self::PromptFile { .. }
             | Self::UnpricedModel { .. }
             | Self::Died { .. } => None,
@@ -115,6 +124,7 @@ impl Coded for FleetError {
             Self::UnpricedModel { .. } => "CS-FLEET-003",
             Self::Died { .. } => "CS-FLEET-004",
             Self::PricesFile { .. } => "CS-FLEET-005",
+            Self::AlwaysThinks { .. } => "CS-FLEET-006",
             other => other.inner().map_or("CS-FLEET-000", Coded::code),
         }
     }
@@ -125,6 +135,9 @@ impl Coded for FleetError {
                 "set {variable}, or {variable}_FILE to a file that holds it; to try the program without a key, replay \
                  recorded replies with --replay"
             ),
+            Self::AlwaysThinks { .. } => {
+                "leave its thinking at \"default\", or choose a model whose thinking `codeswarm models` shows as optional".into()
+            }
             Self::PricesFile { .. } => "correct llm.prices_file; config/prices.json shows the format".into(),
             Self::PromptFile { .. } => "name a readable text file of at most 64 KiB; the path is relative to the configuration file".into(),
             Self::UnpricedModel { .. } => "use a model that `codeswarm models` lists, or add its price to llm.prices_file (local models: price = 0 of their \

@@ -13,4 +13,4 @@ pub use alone::{Stop, serve, work};
 pub use assemble::{Parts, Replay, check_roles};
 pub use error::FleetError;
 pub use local::{LocalFleet, LocalOptions};
-pub use providers::prices;
+pub use providers::{Endpoint, endpoints, prices};

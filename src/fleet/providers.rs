@@ -14,7 +14,7 @@ use crate::budget::{EndpointPrices, PriceTable};
 use crate::config::{ApiKey, EndpointPrice, Environment, ProviderSettings, Secret, Settings};
 use crate::llm::anthropic::{Anthropic, AnthropicConfig};
 use crate::llm::http::Limits;
-use crate::llm::openai::{MaxTokensField, OpenAi, OpenAiConfig, Preset, SchemaStyle};
+use crate::llm::openai::{MaxTokensField, OpenAi, OpenAiConfig, Preset, SchemaStyle, Style};
 use crate::llm::{Provider, Router};
 
 /// The endpoint whose models have no prefix.
@@ -74,16 +74,19 @@ pub(super) fn router<'a>(
     prices: &Arc<PriceTable>,
     replay: Option<&str>,
 ) -> Result<Router, FleetError> {
-    let known = names(settings);
-    let used: BTreeSet<&str> = models
-        .map(|model| model.split_once('/').map(|(name, _)| name).filter(|name| known.contains(name)).unwrap_or(PLAIN))
-        .collect();
     let mut router = Router::default();
-    for name in used {
+    for name in used(settings, models) {
         let provider = provider(settings, environment, name, prices, replay)?;
         router = if name == PLAIN { router.plain(provider) } else { router.named(name, provider) };
     }
     Ok(router)
+}
+
+/// The endpoints that these models are asked at.
+fn used<'a>(settings: &Settings, models: impl Iterator<Item = &'a str>) -> BTreeSet<&'a str> {
+    let known = names(settings);
+    let named = |model: &'a str| model.split_once('/').map(|(name, _)| name).filter(|name| known.contains(name));
+    models.map(|model| named(model).unwrap_or(PLAIN)).collect()
 }
 
 /// Names of all endpoints.
@@ -95,6 +98,47 @@ fn endpoint(settings: &Settings, name: &str) -> ProviderSettings {
     settings.providers.get(name).cloned().unwrap_or_default()
 }
 
+/// Where an endpoint is and what it wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its name.
+    pub name: String,
+    /// Where it is reached.
+    pub base_url: String,
+    /// The variable its key stands in; `None` when it wants none.
+    pub key_variable: Option<String>,
+}
+
+/// The endpoints that some role can reach.
+///
+/// # Errors
+/// As for [`super::check_roles`].
+pub fn endpoints(settings: &Settings, base: &Path) -> Result<Vec<Endpoint>, FleetError> {
+    let roles = super::assemble::role_book(settings, base)?;
+    let models: Vec<&str> =
+        roles.roles().flat_map(|role| std::iter::once(&role.model).chain(&role.fallback)).map(String::as_str).collect();
+    Ok(used(settings, models.into_iter()).into_iter().map(|name| address(settings, name)).collect())
+}
+
+fn address(settings: &Settings, name: &str) -> Endpoint {
+    let own = endpoint(settings, name);
+    let preset = Preset::named(own.kind(name));
+    let usual = match preset {
+        None => settings.llm.base_url.as_str(),
+        Some(Preset::OpenAi) => settings.llm.openai_base_url.as_str(),
+        Some(preset) => preset.base_url(),
+    };
+    let key_variable = match (own.key_variable, preset) {
+        (Some(variable), _) => Some(variable).filter(|variable| !variable.is_empty()),
+        (None, None) => Some("ANTHROPIC_API_KEY".to_owned()),
+        (None, Some(Preset::OpenRouter)) => Some("OPENROUTER_API_KEY".to_owned()),
+        (None, Some(preset)) if preset.needs_key() => Some("OPENAI_API_KEY".to_owned()),
+        // A local server wants no key, and must not be sent one that was meant for somebody else.
+        (None, Some(_)) => None,
+    };
+    Endpoint { name: name.to_owned(), base_url: own.base_url.unwrap_or_else(|| usual.to_owned()), key_variable }
+}
+
 fn provider(
     settings: &Settings,
     environment: &Environment,
@@ -104,20 +148,33 @@ fn provider(
 ) -> Result<Arc<dyn Provider>, FleetError> {
     let own = endpoint(settings, name);
     let (limits, models) = (limits(settings), Some(Arc::clone(prices)));
-    // Only a kind that validation let through gets here.
-    let Some(preset) = Preset::named(own.kind(name)) else {
-        let (base_url, api_key) = match replay {
-            Some(url) if name == PLAIN => (url.to_owned(), Secret::new("replay")),
-            Some(url) => (format!("{url}/as/{name}"), Secret::new("replay")),
-            None => {
-                let url = own.base_url.clone().unwrap_or_else(|| settings.llm.base_url.clone());
-                (url, key(&own, name, "ANTHROPIC_API_KEY", environment)?)
-            }
-        };
+    let Endpoint { base_url, key_variable, .. } = address(settings, name);
+    let preset = Preset::named(own.kind(name));
+    let base_url = match (replay, preset) {
+        (None, _) => base_url,
+        (Some(url), None) if name == PLAIN => url.to_owned(),
+        (Some(url), None) => format!("{url}/as/{name}"),
+        (Some(url), Some(_)) => format!("{url}/as/{name}/v1"),
+    };
+    let api_key = match (replay, key_variable) {
+        (Some(_), _) => Some(Secret::new("replay")),
+        (None, None) => None,
+        (None, Some(variable)) => match ApiKey::named(environment, &variable)? {
+            Some(key) => Some(key),
+            None => return Err(FleetError::NoKey { endpoint: name.to_owned(), variable }),
+        },
+    };
+    let Some(preset) = preset else {
+        let api_key = api_key.unwrap_or_else(|| Secret::new("none"));
         let config = AnthropicConfig { base_url, models, ..AnthropicConfig::within(limits, api_key) };
         return Ok(Arc::new(Anthropic::new(&config)?));
     };
-    let mut style = preset.style();
+    let style = style(preset.style(), &own);
+    Ok(Arc::new(OpenAi::new(&OpenAiConfig { base_url, api_key, limits, style, models })?))
+}
+
+/// The preset's habits, changed by what the table of the endpoint says. Words were checked with the configuration.
+fn style(mut style: Style, own: &ProviderSettings) -> Style {
     match own.max_tokens_field.as_deref() {
         Some("max_tokens") => style.max_tokens_field = MaxTokensField::MaxTokens,
         Some(_) => style.max_tokens_field = MaxTokensField::MaxCompletionTokens,
@@ -131,37 +188,7 @@ fn provider(
         None => {}
     }
     style.usage_in_stream = own.usage_in_stream.unwrap_or(style.usage_in_stream);
-    let (base_url, api_key) = match replay {
-        Some(url) => (format!("{url}/as/{name}/v1"), Some(Secret::new("replay"))),
-        None => {
-            let usual = if preset == Preset::OpenAi { &settings.llm.openai_base_url } else { preset.base_url() };
-            (own.base_url.clone().unwrap_or_else(|| usual.to_owned()), key_of(preset, &own, name, environment)?)
-        }
-    };
-    Ok(Arc::new(OpenAi::new(&OpenAiConfig { base_url, api_key, limits, style, models })?))
-}
-
-fn key_of(
-    preset: Preset,
-    own: &ProviderSettings,
-    name: &str,
-    environment: &Environment,
-) -> Result<Option<Secret>, FleetError> {
-    let usual = match preset {
-        Preset::OpenRouter => "OPENROUTER_API_KEY",
-        _ => "OPENAI_API_KEY",
-    };
-    if preset.needs_key() || own.key_variable.is_some() {
-        return key(own, name, usual, environment).map(Some);
-    }
-    // A local server wants no key, and must not be sent one that was meant for somebody else.
-    Ok(None)
-}
-
-fn key(own: &ProviderSettings, name: &str, usual: &str, environment: &Environment) -> Result<Secret, FleetError> {
-    let variable = own.key_variable.as_deref().unwrap_or(usual);
-    let no_key = || FleetError::NoKey { endpoint: name.to_owned(), variable: variable.to_owned() };
-    ApiKey::named(environment, variable)?.ok_or_else(no_key)
+    style
 }
 
 fn limits(settings: &Settings) -> Limits {

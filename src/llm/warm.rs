@@ -62,6 +62,7 @@ pub struct WarmGate {
 #[derive(Debug, Default)]
 pub struct Passage {
     began: Began,
+    #[cfg_attr(not(test), expect(dead_code, reason = "it acts when it is dropped"))]
     led: Option<Led>,
 }
 

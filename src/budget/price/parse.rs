@@ -32,6 +32,20 @@ pub enum ThinkingGate {
     ManualBudget,
 }
 
+impl ThinkingGate {
+    /// The same for people.
+    #[must_use]
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::AlwaysOn => "always",
+            Self::DefaultOnBetweenTools => "on; off but between tools",
+            Self::DefaultOn => "on; can be off",
+            Self::OptInAdaptive => "off; adaptive",
+            Self::ManualBudget => "off; by budget",
+        }
+    }
+}
+
 /// Dollars per million tokens as written, held as pico-dollars per token (the same number times a million).
 #[derive(Clone, Copy)]
 struct Price(u64);

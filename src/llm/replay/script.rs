@@ -184,7 +184,7 @@ impl Line {
             (None, _) => return Err("text is missing".into()),
         };
         if self.retry_after.is_some() && !self.fault.is_some_and(Fault::takes_retry_after) {
-            return Err("retry_after needs the fault status-429, status-500 or status-529".into());
+            return Err("retry_after needs a fault status-429, status-500, html-503 or status-529".into());
         }
         let reply = Reply {
             output_tokens: within("output_tokens", self.output_tokens, MAX_TOKENS)?,
@@ -222,6 +222,13 @@ impl Script {
                 self.replies.insert(key.into(), vec![reply.into()]);
             }
         }
+    }
+
+    /// This script, with the replies of `other` instead of its own where both answer a request.
+    #[must_use]
+    pub fn merged(mut self, other: Self) -> Self {
+        self.replies.extend(other.replies);
+        self
     }
 
     /// How many replies there are in all.
