@@ -11,7 +11,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use parse::Thinking;
+pub use parse::ThinkingGate;
 
 use super::WorstCaseInput;
 use crate::error::Coded;
@@ -122,14 +122,35 @@ pub struct ModelPrice {
     /// Shortest prefix that is cached, in tokens; `None` when the provider does not say.
     pub min_cache_tokens: Option<u32>,
     /// How thinking is switched, for the models that have it.
-    pub thinking: Option<Thinking>,
+    pub thinking: Option<ThinkingGate>,
     /// Whether `tool_choice` may force a tool; `None` when the provider does not say.
     pub forced_tool_choice: Option<bool>,
+    /// Whether it can be told how hard to think; `None` when the table does not say.
+    pub effort: Option<bool>,
+    /// Whether a reply can be bound to a JSON schema.
+    pub structured_output: Option<bool>,
+    /// Whether the region can be pinned.
+    pub geo: Option<bool>,
+    /// Whether sampling parameters other than the default are accepted.
+    pub sampling: Option<bool>,
+    /// Whether the reply may be begun by the caller.
+    pub prefill: Option<bool>,
     /// The day on which the price was read from its source, as `2026-10-08`.
     pub as_of: String,
 }
 
 impl ModelPrice {
+    /// True when the provider writes its cache, and charges for it, without being asked.
+    #[must_use]
+    pub const fn writes_cache_unasked(&self) -> bool {
+        self.implicit_cache_write
+    }
+
+    /// The sizes of prompts, in tokens, above which other prices hold, ascending.
+    pub fn tiers(&self) -> impl Iterator<Item = u64> {
+        self.long_prompt.iter().map(|tier| tier.over)
+    }
+
     /// The prices of a request whose prompt is `prompt_tokens` long, cached parts included. They hold for the whole
     /// request, output too.
     #[must_use]
@@ -147,9 +168,22 @@ impl ModelPrice {
     }
 }
 
+/// What the models of a named endpoint cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointPrices {
+    /// What the table says of the model, whoever serves it.
+    List,
+    /// Only what the table says of `endpoint/model`.
+    Own,
+    /// Nothing, because somebody said so.
+    Free,
+}
+
 /// Prices of all known models.
 #[derive(Debug, Clone)]
 pub struct PriceTable {
+    /// How `endpoint/model` is priced unless the table names it whole.
+    endpoints: BTreeMap<String, EndpointPrices>,
     models: BTreeMap<String, ModelPrice>,
     /// Names without their date suffix; `None` where several dated models share one.
     aliases: BTreeMap<String, Option<String>>,
@@ -183,21 +217,40 @@ impl PriceTable {
             return Err(PriceError::TooLong { bytes: json.len() });
         }
         let models = parse::models(json)?;
-        let mut aliases = BTreeMap::new();
-        for name in models.keys() {
-            if let Some(alias) = parse::without_date(name) {
-                aliases
-                    .entry(alias.to_owned())
-                    .and_modify(|shared: &mut Option<String>| *shared = None)
-                    .or_insert_with(|| Some(name.clone()));
-            }
-        }
-        Ok(Self { models, aliases })
+        let aliases = aliases(&models);
+        Ok(Self { endpoints: BTreeMap::new(), models, aliases })
     }
 
-    /// The price of `model`, named in full or without its date suffix, if it is known.
+    /// The table with every model of `other` added, or replaced where both name it.
+    #[must_use]
+    pub fn merged(mut self, other: Self) -> Self {
+        self.models.extend(other.models);
+        self.aliases = aliases(&self.models);
+        self.endpoints.extend(other.endpoints);
+        self
+    }
+
+    /// The table with a rule for the models of one endpoint.
+    #[must_use]
+    pub fn with_endpoint(mut self, name: &str, prices: EndpointPrices) -> Self {
+        self.endpoints.insert(name.to_owned(), prices);
+        self
+    }
+
+    /// The price of `model`, if it is known: named in full or without its date suffix, plain or as `endpoint/model`.
     #[must_use]
     pub fn get(&self, model: &str) -> Option<&ModelPrice> {
+        self.listed(model).or_else(|| {
+            let (endpoint, plain) = model.split_once('/')?;
+            match self.endpoints.get(endpoint)? {
+                EndpointPrices::List => self.listed(plain),
+                EndpointPrices::Own => None,
+                EndpointPrices::Free => Some(&FREE),
+            }
+        })
+    }
+
+    fn listed(&self, model: &str) -> Option<&ModelPrice> {
         self.models.get(model).or_else(|| self.models.get(self.aliases.get(model)?.as_deref()?))
     }
 
@@ -231,7 +284,8 @@ impl PriceTable {
         let Some(left) = (u128::from(available.0) * PICO_PER_MICRO).checked_sub(bound.input_cost) else {
             return Ok(0);
         };
-        let affordable = left / bound.output_price;
+        // A free model costs nothing however much it says.
+        let affordable = left.checked_div(bound.output_price).unwrap_or(u128::MAX);
         if affordable >= u128::from(input.max_tokens.min(bound.max_output)) {
             return Ok(input.max_tokens);
         }
@@ -282,6 +336,38 @@ impl PriceTable {
             max_output: model.max_output.unwrap_or(u32::MAX),
         })
     }
+}
+
+/// A model that somebody declared free.
+static FREE: ModelPrice = ModelPrice {
+    base: Rates { input: 0, output: 0, cache_write_5m: 0, cache_write_1h: 0, cache_read: 0 },
+    long_prompt: Vec::new(),
+    implicit_cache_write: false,
+    context: u64::MAX,
+    max_output: None,
+    min_cache_tokens: None,
+    thinking: None,
+    forced_tool_choice: None,
+    effort: None,
+    structured_output: None,
+    geo: None,
+    sampling: None,
+    prefill: None,
+    as_of: String::new(),
+};
+
+/// Names without their date suffix; `None` where several dated models share one.
+fn aliases(models: &BTreeMap<String, ModelPrice>) -> BTreeMap<String, Option<String>> {
+    let mut aliases = BTreeMap::new();
+    for name in models.keys() {
+        if let Some(alias) = parse::without_date(name) {
+            aliases
+                .entry(alias.to_owned())
+                .and_modify(|shared: &mut Option<String>| *shared = None)
+                .or_insert_with(|| Some(name.clone()));
+        }
+    }
+    aliases
 }
 
 /// Whole micro-dollars that cover `pico` pico-dollars.

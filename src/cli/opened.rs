@@ -23,7 +23,8 @@ pub(super) fn settings(common: &Common, flags: Vec<(&'static str, &'static str, 
 pub(super) fn flags(args: &FleetArgs) -> Vec<(&'static str, &'static str, String)> {
     let concurrency = args.concurrency.map(|n| ("--concurrency", "fleet.concurrency", n.to_string()));
     let model = args.model.clone().map(|model| ("--model", "llm.model", model));
-    concurrency.into_iter().chain(model).collect()
+    let record = args.record.as_ref().map(|file| ("--record", "llm.record", file.to_string_lossy().into_owned()));
+    concurrency.into_iter().chain(model).chain(record).collect()
 }
 
 /// Recorded replies, if asked for.

@@ -28,7 +28,7 @@ use crate::resilience::{
 /// When those should come back who waited for a place in vain.
 const PLACE_LATER: Duration = Duration::from_secs(5);
 
-/// The guards of one provider.
+/// The guards before all models that a process calls.
 #[derive(Clone)]
 pub struct Guards(Arc<Parts>);
 
@@ -59,7 +59,7 @@ pub struct Pass {
 }
 
 impl Guards {
-    /// Guards before the provider called `provider`. Nobody waits at them for longer than `longest_wait`.
+    /// Guards before the endpoints of a process; models without an endpoint's name belong to `provider`. Nobody waits at them for longer than `longest_wait`.
     #[must_use]
     pub fn new(
         provider: &str,
@@ -104,7 +104,8 @@ impl Guards {
     ) -> Result<Pass, (Guard, Duration)> {
         let Parts { breaker, rates, longest_wait, .. } = &*self.0;
         let model = &prepared.worst_case.model;
-        let key = format!("{}/{model}", self.0.provider);
+        // Models of named endpoints bring the endpoint's name along.
+        let key = if model.contains('/') { model.clone() } else { format!("{}/{model}", self.0.provider) };
         let left = || longest_wait.saturating_sub(began.elapsed());
         breaker.look(&key).await.map_err(|wait| (Guard::Breaker, wait))?;
         let place = self.permits(model, &key).acquire(agent, left()).await;

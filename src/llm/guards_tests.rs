@@ -11,7 +11,7 @@ use crate::backend::{GatePolicy, Limits};
 use crate::budget::test_ledger::MemoryLedger;
 use crate::budget::{CallContext, PriceTable, Reservation, Treasurer, WorstCaseInput};
 use crate::error::{Coded, Retry};
-use crate::llm::{CallOutcome, Effort, LlmRequest, Message, Metered, Provider, Role, StopReason};
+use crate::llm::{CallOutcome, LlmRequest, Metered, Provider, StopReason};
 use crate::protocol::{InstanceId, JobId, MicroUsd, TaskId, Usage};
 use crate::resilience::RetryPolicy;
 use crate::resilience::test_table::TestTable;
@@ -33,7 +33,7 @@ impl Provider for Slow {
     fn prepare(&self, request: &LlmRequest) -> Result<Prepared, LlmError> {
         let body = "{}".repeat(200);
         let worst_case = WorstCaseInput::from_body(&request.model, &body, request.max_tokens);
-        Ok(Prepared { body: body.into(), worst_case })
+        Ok(Prepared::new(body, worst_case))
     }
 
     async fn send(&self, _: &Prepared, _: &Reservation, cancel: &CancellationToken) -> Result<LlmReply, LlmError> {
@@ -102,14 +102,7 @@ impl Bench {
     }
 
     async fn call_until(&self, cancel: &CancellationToken) -> CallOutcome {
-        let request = LlmRequest {
-            model: MODEL.into(),
-            system: vec![],
-            messages: vec![Message { role: Role::User, text: "hello".into() }],
-            max_tokens: 1_000,
-            schema: None,
-            effort: Effort::default(),
-        };
+        let request = LlmRequest { max_tokens: 1_000, ..LlmRequest::of(MODEL, "hello") };
         let instance = InstanceId::new("worker-1").unwrap();
         let agent = AgentType::new("coder").unwrap();
         let context = CallContext::new(JobId::new("j").unwrap(), TaskId::plan(), agent, instance, 1, 1);

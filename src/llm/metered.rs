@@ -1,11 +1,12 @@
-//! The one way to call a model. Each attempt passes the guards, then the budget, then the provider; `Metered::call` turns
-//! the retries, and `Metered::attempt` shows the order.
+//! The one way to call a model. From the outside in: fallbacks (`fallback.rs`), retries (`Metered::call_model`), and for each
+//! attempt the warm gate, the guards, the budget, the provider (`Metered::attempt` shows them in this order).
 //!
 //! Every attempt is prepared, bounded and reserved on its own, and ends settled, released or charged in full. A call that
 //! does not fit into the budget is made smaller (`max_tokens`), never its reservation; below the caller's minimum nothing
 //! is sent. Whatever is unclear about a cost is decided against the budget: absent usage, an unknown model in the reply,
 //! a cut stream, a dropped future. No attempt may ever be made without its own reservation.
 
+mod fallback;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::guards::Pass;
+use super::warm::WarmGate;
 use super::{Charge, Guards, LlmError, LlmReply, LlmRequest, Prepared, Provider, is_same_model};
 use crate::backend::Settlement;
 use crate::budget::{BudgetError, CallContext, PriceTable, Reservation, Treasurer, WorstCaseInput};
@@ -41,6 +43,7 @@ pub struct Metered {
     total_timeout: Duration,
     /// `None` only where nobody else calls the same provider.
     guards: Option<Guards>,
+    warm: WarmGate,
 }
 
 impl fmt::Debug for Metered {
@@ -80,7 +83,7 @@ impl Metered {
     /// take; reservations outlive it.
     #[must_use]
     pub fn new(provider: Arc<dyn Provider>, treasurer: Treasurer, retry: RetryPolicy, total_timeout: Duration) -> Self {
-        Self { provider, treasurer, retry, total_timeout, guards: None }
+        Self { provider, treasurer, retry, total_timeout, guards: None, warm: WarmGate::default() }
     }
 
     /// The same, with every attempt passing `guards` before money is set aside for it.
@@ -96,13 +99,8 @@ impl Metered {
         &self.treasurer
     }
 
-    /// Makes one call, in as many attempts as the retry policy allows.
-    ///
-    /// `request.max_tokens` may be lowered to what the budget allows, but not below `min_output_tokens`. Errors before
-    /// an attempt is sent (no price, no money, no ledger, too long a wait at a guard) end the call at once. A provider
-    /// that asks for a longer wait than the policy honours ends it too: its [`LlmError::Status`] then says
-    /// [`crate::error::Retry::After`].
-    pub async fn call(
+    /// Calls one model, in as many attempts as the retry policy allows; see [`Metered::call`].
+    async fn call_model(
         &self,
         mut request: LlmRequest,
         context: &CallContext,
@@ -139,8 +137,8 @@ impl Metered {
         }
     }
 
-    /// One attempt, from the guards through the budget to the provider and back. An error without a further attempt on
-    /// the bill means that nothing was sent.
+    /// One attempt: whoever warms the cache first, then the guards, then the budget, then the provider. An error without a
+    /// further attempt on the bill means that nothing was sent.
     async fn attempt(
         &self,
         request: &mut LlmRequest,
@@ -150,8 +148,9 @@ impl Metered {
         bill: &mut Bill,
     ) -> Result<LlmReply, LlmError> {
         let prepared = self.prepare(request)?;
+        let warm = self.warm.pass(request, self.treasurer.prices(), cancel).await;
         let pass = self.admit(&prepared, context, cancel).await?;
-        let (prepared, reservation) = match self.secure(prepared, request, context, min_output_tokens).await {
+        let (mut prepared, reservation) = match self.secure(prepared, request, context, min_output_tokens).await {
             Ok(secured) => secured,
             Err(refused) => {
                 if let Some(pass) = pass {
@@ -160,9 +159,11 @@ impl Metered {
                 return Err(refused);
             }
         };
+        prepared.began = warm.began();
         let result = self.send(&prepared, reservation, cancel, bill).await;
+        drop(warm);
         if let Some(pass) = pass {
-            pass.finish(&result, self.provider.headroom(&request.model)).await;
+            pass.finish(&result, prepared.headroom.take()).await;
         }
         result
     }

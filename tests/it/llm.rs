@@ -13,7 +13,9 @@ use codeswarm::clock::Clock;
 use codeswarm::config::Secret;
 use codeswarm::llm::anthropic::{Anthropic, AnthropicConfig};
 use codeswarm::llm::replay::{FakeOptions, FakeServer, Fault, Reply, Script};
-use codeswarm::llm::{CallOutcome, Effort, LlmError, LlmRequest, Message, Metered, Role, StopReason, SystemBlock};
+use codeswarm::llm::{
+    CallOutcome, Effort, LlmError, LlmRequest, Message, Metered, Role, StopReason, SystemBlock, Thinking,
+};
 use codeswarm::protocol::{AgentType, InstanceId, JobId, MicroUsd, TaskId};
 use codeswarm::resilience::RetryPolicy;
 use tokio_util::sync::CancellationToken;
@@ -79,6 +81,8 @@ fn request(max_tokens: u32) -> LlmRequest {
         max_tokens,
         schema: None,
         effort: Effort::Medium,
+        thinking: Thinking::Default,
+        fallbacks: vec![],
     }
 }
 
@@ -103,13 +107,26 @@ async fn a_call_costs_in_the_ledger_exactly_what_the_server_bills() {
 /// How a call ends whose first attempt has a fault and whose second has none.
 fn is_expected(fault: Fault, result: &Result<codeswarm::llm::LlmReply, LlmError>) -> bool {
     match (fault, result) {
-        (Fault::Status401, Err(LlmError::Status { status: 401, well_formed: true, .. }))
+        (
+            Fault::Status400 | Fault::Status401 | Fault::Status402 | Fault::Status403 | Fault::Status404 | Fault::SpendCap429,
+            Err(LlmError::Status { status: 400..=429, well_formed: true, .. }),
+        )
         | (Fault::Html413, Err(LlmError::Status { status: 413, well_formed: false, .. })) => true,
-        (Fault::Refusal, Ok(reply)) => matches!(reply.stop, StopReason::Refusal(_)),
-        (Fault::ThinkingOnly, Ok(reply)) => reply.stop == StopReason::MaxTokens && reply.text.is_empty(),
+        (Fault::Refusal | Fault::RefusalBefore, Ok(reply)) => matches!(reply.stop, StopReason::Refusal(_)),
+        (Fault::ThinkingOnly | Fault::ToolCut, Ok(reply)) => reply.stop == StopReason::MaxTokens && reply.text.is_empty(),
         (Fault::MaxTokens, Ok(reply)) => reply.stop == StopReason::MaxTokens,
         (Fault::NoUsage, Ok(reply)) => reply.text == ANSWER && reply.usage.is_none(),
-        (Fault::Status401 | Fault::Html413, _) => false,
+        (Fault::EmptyEndTurn, Ok(reply)) => reply.stop == StopReason::EndTurn && reply.text.is_empty(),
+        (
+            Fault::Status400
+            | Fault::Status401
+            | Fault::Status402
+            | Fault::Status403
+            | Fault::Status404
+            | Fault::SpendCap429
+            | Fault::Html413,
+            _,
+        ) => false,
         (_, result) => matches!(result, Ok(reply) if reply.text == ANSWER && reply.stop == StopReason::EndTurn),
     }
 }

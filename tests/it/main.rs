@@ -12,6 +12,7 @@ mod cli;
 mod conformance;
 mod crash;
 mod examples;
+mod fault_table;
 mod faults;
 mod golden;
 mod llm;

@@ -19,7 +19,7 @@ const MAX_CONTEXT: u64 = 1_000_000_000;
 /// How a model's thinking is switched; the names are the table's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Thinking {
+pub enum ThinkingGate {
     /// Cannot be switched off.
     AlwaysOn,
     /// On; only thinking between tool calls can be asked for instead.
@@ -30,6 +30,20 @@ pub enum Thinking {
     OptInAdaptive,
     /// Off unless a token budget is given.
     ManualBudget,
+}
+
+impl ThinkingGate {
+    /// The same for people.
+    #[must_use]
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::AlwaysOn => "always",
+            Self::DefaultOnBetweenTools => "on; off but between tools",
+            Self::DefaultOn => "on; can be off",
+            Self::OptInAdaptive => "off; adaptive",
+            Self::ManualBudget => "off; by budget",
+        }
+    }
 }
 
 /// Dollars per million tokens as written, held as pico-dollars per token (the same number times a million).
@@ -74,8 +88,13 @@ struct RawModel {
     #[serde(default)]
     implicit_cache_write: bool,
     min_cache_tokens: Option<u32>,
-    thinking: Option<Thinking>,
+    thinking: Option<ThinkingGate>,
     forced_tool_choice: Option<bool>,
+    effort: Option<bool>,
+    structured_output: Option<bool>,
+    geo: Option<bool>,
+    sampling: Option<bool>,
+    prefill: Option<bool>,
     /// Known and unused keys: the program never asks for fast mode, and the bound covers tool prompts.
     #[serde(rename = "fast")]
     _fast: Option<RawFast>,
@@ -172,6 +191,11 @@ impl RawModel {
             min_cache_tokens: self.min_cache_tokens,
             thinking: self.thinking,
             forced_tool_choice: self.forced_tool_choice,
+            effort: self.effort,
+            structured_output: self.structured_output,
+            geo: self.geo,
+            sampling: self.sampling,
+            prefill: self.prefill,
             as_of: self.as_of.clone(),
         })
     }

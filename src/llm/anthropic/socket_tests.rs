@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::budget::test_ledger::MemoryLedger;
 use crate::budget::{CallContext, PriceTable, Treasurer};
-use crate::llm::{Charge, Effort, Message, Role};
+use crate::llm::{Charge, Effort, Message, Role, Thinking};
 use crate::protocol::{AgentType, InstanceId, JobId, MicroUsd, TaskId};
 
 const STREAM: &str = "data: {\"type\":\"message_start\",\"message\":{\"model\":\"claude-haiku-4-5\",\"usage\":{\"input_tokens\":9}}}\n\n\
@@ -127,6 +127,8 @@ impl Client {
             max_tokens: 100,
             schema: None,
             effort: Effort::default(),
+            thinking: Thinking::Default,
+            fallbacks: vec![],
         };
         let prepared = provider.prepare(&request).unwrap();
         let ledger = Arc::new(MemoryLedger::with_limit(MicroUsd(1_000)));

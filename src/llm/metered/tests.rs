@@ -12,7 +12,7 @@ use super::*;
 use crate::backend::BackendError;
 use crate::budget::test_ledger::MemoryLedger;
 use crate::error::Retry;
-use crate::llm::{Effort, Message, Role, StopReason};
+use crate::llm::{Effort, Message, Role, StopReason, Thinking};
 use crate::protocol::{AgentType, InstanceId, JobId, TaskId};
 
 const MODEL: &str = "claude-haiku-4-5";
@@ -36,7 +36,7 @@ impl Provider for Script {
     fn prepare(&self, request: &LlmRequest) -> Result<Prepared, LlmError> {
         let body = format!("{{\"max_tokens\":{}}}", request.max_tokens);
         let worst_case = WorstCaseInput::from_body(&request.model, &body, request.max_tokens);
-        Ok(Prepared { body: body.into(), worst_case })
+        Ok(Prepared::new(body, worst_case))
     }
 
     async fn send(
@@ -114,6 +114,8 @@ fn request(max_tokens: u32) -> LlmRequest {
         max_tokens,
         schema: None,
         effort: Effort::default(),
+        thinking: Thinking::Default,
+        fallbacks: vec![],
     }
 }
 
