@@ -36,9 +36,9 @@ fn limits(settings: &Settings, faults: &mut Vec<Fault>) {
     check(faults, (1..=10_000).contains(&limits.max_concurrency), "limits.max_concurrency", || {
         format!("{} is not between 1 and 10000", limits.max_concurrency)
     });
-    check(faults, (1..=limits.max_concurrency).contains(&limits.start_concurrency), "limits.start_concurrency", || {
+    check(faults, limits.start_concurrency <= limits.max_concurrency, "limits.start_concurrency", || {
         format!(
-            "{} is not between 1 and limits.max_concurrency = {}",
+            "{} is over limits.max_concurrency = {}",
             limits.start_concurrency, limits.max_concurrency
         )
     });

@@ -53,7 +53,10 @@ impl GuardPlan {
                 sliding: limits.sliding_window,
             },
             places: AimdPolicy {
-                start: limits.start_concurrency,
+                start: match limits.start_concurrency {
+                    0 => settings.fleet.concurrency,
+                    start => start,
+                },
                 max: limits.max_concurrency,
                 slowdown: limits.slowdown_factor,
             },

@@ -148,7 +148,11 @@ impl Pass {
     /// Tells every guard what the call means to it; `said` is what the provider let know about its limits.
     pub async fn finish(self, result: &Result<LlmReply, LlmError>, said: Option<Headroom>) {
         let Self { key, permit, ticket, passage } = self;
-        let (health, load, used) = meaning(result);
+        let (health, mut load, used) = meaning(result);
+        if said.is_some_and(|said| said.readings.iter().flatten().any(|reading| reading.remaining == 0)) {
+            // It is the allowance that is used up, whatever the number of calls at once.
+            load = Load::Unknown;
+        }
         let outcome = match (health, load) {
             (Health::Sick, _) => "failed",
             (_, Load::TooMuch) => "rejected",

@@ -1,8 +1,9 @@
 //! How many calls at once a provider bears, found out by asking: additive increase, multiplicative decrease.
 //!
 //! A limit grows only while it is used to the full, quickly at first and by one per round later, and falls by a tenth when
-//! the provider says that it is too much (429, 529, silence) or answers several times slower than it used to. Calls that
-//! were under way when it last fell say nothing new, so it falls once per round. Every process does so alone: each sees
+//! the provider says that it is too much (429, 529, silence) or answers several times slower than it used to. Further
+//! refusals of calls that were under way then only press it down to what remains under way, and never below half, so
+//! that a burst of refusals for other reasons costs one round and not many. Every process does so alone: each sees
 //! refusals in proportion to what it sends, and equal additive steps with proportional cuts are what makes any number of
 //! them converge to equal shares (Chiu and Jain 1989). Pure: time comes in as a value.
 
@@ -64,6 +65,8 @@ pub struct Aimd {
     /// Where it was last cut.
     ceiling: Option<f64>,
     cut_at: Option<Instant>,
+    /// How low further refusals of the same round may push it.
+    floor: f64,
     /// Milliseconds per output token, over long and over the last calls.
     usual: f64,
     present: f64,
@@ -81,6 +84,7 @@ impl Aimd {
             is_starting: true,
             ceiling: None,
             cut_at: None,
+            floor: 1.0,
             usual: 0.0,
             present: 0.0,
             calls: 0,
@@ -122,12 +126,15 @@ impl Aimd {
     }
 
     fn cut(&mut self, began: Instant, now: Instant, under_way: u32) {
+        // More may be under way than is allowed now.
+        let borne = f64::from(under_way).min(self.limit);
         if self.cut_at.is_some_and(|cut| began < cut) {
+            // One of many: what is still under way besides it is what the provider bears.
+            self.limit = (borne - 1.0).clamp(self.floor, self.limit);
             return;
         }
-        // More may be under way than is allowed now; what counts is what the provider bore besides this one.
-        let borne = f64::from(under_way).min(self.limit);
         self.ceiling = Some(borne);
+        self.floor = (borne / 2.0).max(1.0);
         self.limit = (borne * CUT).max(1.0);
         self.is_starting = false;
         self.cut_at = Some(now);
@@ -211,14 +218,17 @@ mod tests {
     }
 
     #[test]
-    fn it_falls_once_for_all_calls_of_a_round() {
-        let mut aimd = Aimd::new(AimdPolicy { start: 100, ..POLICY });
-        let began = Instant::now();
-        let now = began + Duration::from_secs(1);
-        (0..100).for_each(|_| aimd.ended(Load::TooMuch, began, now, 100));
-        assert_eq!(aimd.limit(), 90);
-        aimd.ended(Load::TooMuch, now, now + Duration::from_secs(1), 90);
-        assert_eq!(aimd.limit(), 81);
+    fn a_round_of_refusals_presses_it_down_to_what_is_borne_and_never_below_half() {
+        for (refused, expected) in [(1, 90), (30, 70), (100, 50)] {
+            let mut aimd = Aimd::new(AimdPolicy { start: 100, ..POLICY });
+            let began = Instant::now();
+            let now = began + Duration::from_secs(1);
+            (0..refused).for_each(|n| aimd.ended(Load::TooMuch, began, now, 100 - n));
+            assert_eq!(aimd.limit(), expected, "{refused} of 100 refused");
+            let next = aimd.limit();
+            aimd.ended(Load::TooMuch, now, now + Duration::from_secs(1), next);
+            assert_eq!(aimd.limit(), next * 9 / 10);
+        }
     }
 
     #[test]
