@@ -183,3 +183,18 @@ fn a_recorded_run_replays_to_the_same_tree_with_other_schedules_and_holds_no_key
         }
     }
 }
+
+#[test]
+fn the_local_server_makes_a_whole_job_up_and_its_rate_limit_is_lived_with() {
+    let sandbox = Sandbox::new();
+    let arguments = ["--synthetic", "5x3", "--edges", "4", "--latency-ms", "5", "--seed", "3", "--concurrency-limit", "3"];
+    let mut server = Running::start(&mut sandbox.command(env!("CARGO_BIN_EXE_fake-claude"), &arguments));
+    let url = server.wait_for(|line| line.starts_with("http://")).expect("says where it listens");
+    let configuration = format!("[llm]\nbase_url = \"{url}\"\nattempts = 10\n");
+    let mut program = command(&sandbox, &configuration, &["--concurrency", "8"]);
+    Running::start(program.env("ANTHROPIC_API_KEY", KEY)).end().expect_code(0);
+    assert_eq!(sandbox.output().len(), 15);
+    server.signal("TERM");
+    let ended = server.end().expect_code(0);
+    assert!(ended.stdout.contains("billed 21 calls"), "{}", ended.stdout);
+}
