@@ -3,9 +3,10 @@
 //! Prices are integers in pico-dollars per token, which is the same number as micro-dollars per million tokens, so every
 //! price that a provider prints with up to six decimals is exact. Sums are `u128`, and the one rounding (up, to a whole
 //! micro-dollar) comes last. This room must never guess: a model without a price is an error, and where a price depends
-//! on the hour or the date, the dearest one counts, because nobody knows when a call will end.
+//! on the hour or the date, the dearest one that can hold before the call ends counts.
 
 mod parse;
+mod season;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +14,9 @@ use std::collections::BTreeMap;
 
 pub use parse::ThinkingGate;
 
+use self::season::{Season, Window};
 use super::WorstCaseInput;
+use crate::clock::Clock;
 use crate::error::Coded;
 use crate::protocol::{MicroUsd, Usage};
 
@@ -88,6 +91,8 @@ pub struct Rates {
 }
 
 impl Rates {
+    const FREE: Self = Self { input: 0, output: 0, cache_write_5m: 0, cache_write_1h: 0, cache_read: 0 };
+
     /// The dearer of the two, kind by kind.
     fn dearest(self, other: Self) -> Self {
         Self {
@@ -110,7 +115,8 @@ struct Tier {
 /// Price and limits of one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelPrice {
-    base: Rates,
+    /// At least one; of those that hold at a time the dearest counts.
+    seasons: Vec<(Season, Rates)>,
     /// Ascending by `over`.
     long_prompt: Vec<Tier>,
     /// The provider writes its cache, and charges for it, without being asked.
@@ -152,15 +158,26 @@ impl ModelPrice {
     }
 
     /// The prices of a request whose prompt is `prompt_tokens` long, cached parts included. They hold for the whole
-    /// request, output too.
+    /// request, output too. What depends on the time is the dearest of all times.
     #[must_use]
     pub fn rates(&self, prompt_tokens: u64) -> Rates {
-        self.reachable(prompt_tokens).last().map_or(self.base, |tier| tier.rates)
+        self.rates_within(prompt_tokens, None)
     }
 
-    /// The dearest prices, kind by kind, that any prompt of at most `prompt_tokens` can have.
-    fn dearest_rates(&self, prompt_tokens: u64) -> Rates {
-        self.reachable(prompt_tokens).fold(self.base, |rates, tier| rates.dearest(tier.rates))
+    fn rates_within(&self, prompt_tokens: u64, window: Option<Window>) -> Rates {
+        self.reachable(prompt_tokens).last().map_or_else(|| self.base(window), |tier| tier.rates)
+    }
+
+    /// The dearest prices, kind by kind, that any prompt of at most `prompt_tokens` can have within the window.
+    fn dearest_rates(&self, prompt_tokens: u64, window: Window) -> Rates {
+        self.reachable(prompt_tokens).fold(self.base(Some(window)), |rates, tier| rates.dearest(tier.rates))
+    }
+
+    /// The dearest prices of short prompts that hold at any moment of the window, or ever.
+    fn base(&self, window: Option<Window>) -> Rates {
+        let holds = |season: &Season| window.is_none_or(|window| season.touches(window));
+        let holding = self.seasons.iter().filter(|(season, _)| holds(season)).map(|(_, rates)| *rates);
+        holding.reduce(Rates::dearest).unwrap_or(Rates::FREE)
     }
 
     fn reachable(&self, prompt_tokens: u64) -> impl Iterator<Item = &Tier> {
@@ -187,6 +204,8 @@ pub struct PriceTable {
     models: BTreeMap<String, ModelPrice>,
     /// Names without their date suffix; `None` where several dated models share one.
     aliases: BTreeMap<String, Option<String>>,
+    /// Tells which of several prices hold.
+    clock: Clock,
 }
 
 /// Both halves of a bound, so that it can be inverted without rounding.
@@ -218,7 +237,7 @@ impl PriceTable {
         }
         let models = parse::models(json)?;
         let aliases = aliases(&models);
-        Ok(Self { endpoints: BTreeMap::new(), models, aliases })
+        Ok(Self { endpoints: BTreeMap::new(), models, aliases, clock: Clock::system() })
     }
 
     /// The table with every model of `other` added, or replaced where both name it.
@@ -228,6 +247,12 @@ impl PriceTable {
         self.aliases = aliases(&self.models);
         self.endpoints.extend(other.endpoints);
         self
+    }
+
+    /// The table with another clock, for tests.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// The table with a rule for the models of one endpoint.
@@ -299,7 +324,8 @@ impl PriceTable {
     pub fn charge(&self, model: &str, usage: &Usage) -> Result<MicroUsd, PriceError> {
         let prompt = [usage.cache_write_5m, usage.cache_write_1h, usage.cache_read];
         let prompt = prompt.into_iter().fold(usage.input, u64::saturating_add);
-        let rates = self.known(model)?.rates(prompt);
+        let window = Window::of_charge(self.clock.now());
+        let rates = self.known(model)?.rates_within(prompt, Some(window));
         let kinds = [
             (usage.input, rates.input),
             (usage.output, rates.output),
@@ -322,7 +348,7 @@ impl PriceTable {
             .saturating_add(INJECTED_TOKENS + INJECTED_TOKENS_PER_ITEM * items)
             .saturating_add(input.schema_bytes)
             .min(model.context);
-        let rates = model.dearest_rates(tokens);
+        let rates = model.dearest_rates(tokens, Window::of_bound(self.clock.now()));
         let mut price = rates.input.max(rates.cache_read);
         if input.writes_5m || model.implicit_cache_write {
             price = price.max(rates.cache_write_5m);
@@ -340,7 +366,7 @@ impl PriceTable {
 
 /// A model that somebody declared free.
 static FREE: ModelPrice = ModelPrice {
-    base: Rates { input: 0, output: 0, cache_write_5m: 0, cache_write_1h: 0, cache_read: 0 },
+    seasons: Vec::new(),
     long_prompt: Vec::new(),
     implicit_cache_write: false,
     context: u64::MAX,

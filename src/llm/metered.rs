@@ -8,6 +8,8 @@
 
 mod fallback;
 #[cfg(test)]
+mod fallback_tests;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;

@@ -132,7 +132,7 @@ fn is_expected(fault: Fault, result: &Result<codeswarm::llm::LlmReply, LlmError>
 }
 
 #[tokio::test]
-async fn whatever_goes_wrong_the_ledger_never_says_less_than_the_bill() {
+async fn case_25_whatever_goes_wrong_the_ledger_never_says_less_than_the_bill() {
     for fault in Fault::ALL {
         let script = Script::new().reply("plan", Reply::new(ANSWER).fault(fault)).reply("plan", ANSWER);
         let bench = Bench::new(script, PLENTY).await;
@@ -191,7 +191,7 @@ async fn many_calls_at_once_never_spend_more_than_the_limit() {
 }
 
 #[tokio::test]
-async fn an_abandoned_call_is_charged_in_full_while_the_server_bills_it() {
+async fn case_09_an_abandoned_call_is_charged_in_full_while_the_server_bills_it() {
     let script = Script::new().reply("plan", Reply::new(ANSWER).fault(Fault::StallMidStream));
     let bench = Bench::new(script, PLENTY).await;
     {
@@ -209,4 +209,24 @@ async fn an_abandoned_call_is_charged_in_full_while_the_server_bills_it() {
     }
     let spent = bench.spent().await;
     assert!(spent >= bench.server.bill().cost_micros && spent > MicroUsd::ZERO);
+}
+
+#[tokio::test]
+async fn case_21_one_call_warms_the_shared_head_and_is_paid_like_any_other() {
+    let script = Script::new().reply("plan", Reply::new(ANSWER).delay(Duration::from_millis(50)));
+    let bench = Arc::new(Bench::new(script, PLENTY).await);
+    let calls: Vec<_> = (0..20)
+        .map(|_| {
+            let bench = Arc::clone(&bench);
+            tokio::spawn(async move { bench.call(4_000, 100).await })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap().result.unwrap();
+    }
+    let bill = bench.server.bill();
+    let head = "the contract of the job; ".len() as u64 * 400;
+    assert_eq!((bill.calls, bill.usage.cache_write_5m), (20, head.div_ceil(3)), "one write");
+    assert_eq!(bill.usage.cache_read, 19 * head.div_ceil(3));
+    assert_eq!(bench.spent().await, bill.cost_micros);
 }

@@ -11,6 +11,7 @@ mod budget;
 mod cli;
 mod conformance;
 mod crash;
+mod dialects;
 mod examples;
 mod fault_table;
 mod faults;

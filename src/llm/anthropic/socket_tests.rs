@@ -244,7 +244,7 @@ async fn nobody_listening_costs_nothing() {
 }
 
 #[tokio::test]
-async fn cancelling_and_dropping_close_the_connection() {
+async fn case_22_cancelling_and_dropping_close_the_connection() {
     for cancels in [true, false] {
         let mut server = serve(Act::Stall(chunked(&STREAM[..150]))).await;
         let client = Client::new(&server.address).await;

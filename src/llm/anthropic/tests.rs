@@ -41,7 +41,7 @@ fn body(request: &LlmRequest) -> String {
 }
 
 #[test]
-fn the_request_is_exactly_this() {
+fn case_05_and_17_the_request_is_exactly_this() {
     assert_eq!(
         body(&request(MODEL)),
         concat!(
@@ -141,7 +141,7 @@ fn read_at_most(reads: &[&[u8]], max_bytes: usize) -> Result<LlmReply, LlmError>
 }
 
 #[test]
-fn a_captured_stream_becomes_its_reply_wherever_it_is_cut_into_reads() {
+fn case_14_a_captured_stream_becomes_its_reply_wherever_it_is_cut_into_reads() {
     let stream = captured();
     let bytes = stream.as_bytes();
     let expected = LlmReply {
@@ -160,7 +160,7 @@ fn a_captured_stream_becomes_its_reply_wherever_it_is_cut_into_reads() {
 }
 
 #[test]
-fn every_stream_that_ends_early_is_cut_and_never_a_reply() {
+fn case_08_every_stream_that_ends_early_is_cut_and_never_a_reply() {
     let stream = captured();
     let end = stream.find("event: message_stop").unwrap();
     let known = Usage { input: 25, cache_write_5m: 60, cache_write_1h: 40, cache_read: 7, output: 0 };
@@ -191,7 +191,7 @@ fn start_with(usage: &str) -> String {
 }
 
 #[test]
-fn usage_is_reported_only_if_the_plain_price_table_can_charge_it() {
+fn case_13_and_17_usage_is_reported_only_if_the_plain_price_table_can_charge_it() {
     let plain = Usage { input: 10, output: 5, ..Usage::default() };
     let writes = |cache_write_5m, cache_write_1h| Usage { cache_write_5m, cache_write_1h, ..plain };
     for (usage, expected) in [

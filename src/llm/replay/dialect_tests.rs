@@ -46,15 +46,15 @@ async fn a_chat_completion_has_the_shape_of_the_real_one() {
         chunk(r#"{"index":0,"delta":{"content":"lo!"},"finish_reason":null}]}"#),
         chunk(r#"{"index":0,"delta":{},"finish_reason":"stop"}]}"#),
         chunk(
-            r#"],"usage":{"prompt_tokens":108,"completion_tokens":2,"total_tokens":110,"prompt_tokens_details":{"cached_tokens":0,"cache_write_tokens":100},"completion_tokens_details":{"reasoning_tokens":0}}}"#,
+            r#"],"usage":{"prompt_tokens":107,"completion_tokens":2,"total_tokens":109,"prompt_tokens_details":{"cached_tokens":0,"cache_write_tokens":100},"completion_tokens_details":{"reasoning_tokens":0}}}"#,
         ),
         "data: [DONE]\n\n".to_owned(),
     ];
     assert_eq!(text, golden.concat());
     let (_, _, second) = post(&server, "/v1/chat/completions", &body("plan")).await;
     assert!(second.contains(r#""cached_tokens":100,"cache_write_tokens":0"#), "{second}");
-    // 8 + 100 written at 2.5 + 2 * 10, then 8 * 2 + 100 * 0.1 + 2 * 10 micro-dollars.
-    assert_eq!(server.bill().cost_micros.0, (16 + 250 + 20) + (16 + 10 + 20));
+    // 7 * 2 + 100 * 2.5 written + 2 * 10, then 7 * 2 + 100 * 0.1 read + 2 * 10 micro-dollars.
+    assert_eq!(server.bill().cost_micros.0, (14 + 250 + 20) + (14 + 10 + 20));
 }
 
 #[tokio::test]

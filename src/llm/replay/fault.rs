@@ -60,7 +60,7 @@ faults! {
     "html-503" Html503,
     /// 504 after the reply was generated, so it is billed.
     "status-504" Status504,
-    /// 529 overloaded (503 where that number is unknown), with `retry-after` when the line says how long.
+    /// 529 overloaded (429 in chat completions), with `retry-after` when the line says how long.
     "status-529" Status529,
     /// The reply is generated and billed, but not one byte of it is sent.
     "stall-before-headers" StallBeforeHeaders,
