@@ -125,6 +125,7 @@ impl Arguments {
                 input_tokens_per_minute: self.input_tokens_per_minute,
                 output_tokens_per_minute: self.output_tokens_per_minute,
                 concurrent_calls: self.concurrency_limit,
+                minute: None,
             },
             generates: self.synthetic.is_some(),
             needs_key: !self.no_key,

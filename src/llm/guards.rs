@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::Guard;
 use super::{LlmError, LlmReply, Prepared};
-use crate::backend::Headroom;
+use crate::backend::{Headroom, Reading};
 use crate::protocol::AgentType;
 use crate::resilience::{
     AimdPolicy, Breaker, Bulkhead, FleetRates, Health, Load, Passage, Permit, Permits, Ticket, Used,
@@ -148,11 +148,11 @@ impl Pass {
     /// Tells every guard what the call means to it; `said` is what the provider let know about its limits.
     pub async fn finish(self, result: &Result<LlmReply, LlmError>, said: Option<Headroom>) {
         let Self { key, permit, ticket, passage } = self;
-        let (health, mut load, used) = meaning(result);
-        if said.is_some_and(|said| said.readings.iter().flatten().any(|reading| reading.remaining == 0)) {
-            // It is the allowance that is used up, whatever the number of calls at once.
-            load = Load::Unknown;
-        }
+        let (health, load, used) = meaning(result);
+        let readings: Vec<Reading> = said.map_or_else(Vec::new, |said| said.readings.into_iter().flatten().collect());
+        let (is_told, is_spent) = (!readings.is_empty(), readings.iter().any(|reading| reading.remaining == 0));
+        // When an allowance is used up, the number of calls at once is not to blame for a refusal.
+        let load = if is_spent && load == Load::TooMuch { Load::Unknown } else { load };
         let outcome = match (health, load) {
             (Health::Sick, _) => "failed",
             (_, Load::TooMuch) => "rejected",
@@ -161,7 +161,8 @@ impl Pass {
         };
         metrics::counter!("codeswarm_llm_attempts_total", "key" => key, "outcome" => outcome).increment(1);
         let pause = match result {
-            Err(LlmError::Status { status: 429 | 503 | 529, retry_after, .. }) => *retry_after,
+            // With allowances left it is this call that came at a bad moment, not the fleet that asked for too much.
+            Err(LlmError::Status { status: 429 | 503 | 529, retry_after, .. }) if is_spent || !is_told => *retry_after,
             _ => None,
         };
         let said = match (said, pause) {

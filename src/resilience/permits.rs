@@ -82,7 +82,8 @@ impl Permits {
     #[must_use]
     pub fn counts(&self) -> (u32, u32, usize) {
         let state = self.0.lock();
-        (state.aimd.limit(), state.under_way, state.waiting.len())
+        let waiting = state.waiting.iter().filter(|waiter| !waiter.place.is_closed());
+        (state.aimd.limit(), state.under_way, waiting.count())
     }
 }
 

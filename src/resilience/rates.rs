@@ -1,7 +1,7 @@
 //! This process's share of the fleet's allowances: who waits for them, and what is taken ahead.
 //!
 //! The allowances are kept in the store, where one take is one write. So a process takes a little ahead while there is
-//! plenty, as much as it used within the last second, and gives back what it did not use with its next take: under load a
+//! plenty, up to twice what it used since its last take, and gives back what it did not use with its next take: under load a
 //! write serves many calls, under scarcity nothing is hoarded. Callers stand in one line per provider and model, and the
 //! first of them asks for all. What a call will cost in tokens is not known before, so it is estimated from those before
 //! it and corrected after. A store that does not answer stops nothing here: the provider's own refusals remain.
@@ -142,7 +142,7 @@ impl FleetRates {
 
     /// Asks the store for `need` and, while there is plenty, for what is likely to follow. Answers how long to wait.
     async fn ask(&self, key: &Key, pool: &mut Pool, need: Amounts) -> Duration {
-        let ahead = pool.served.clamp(1, MOST_AHEAD);
+        let ahead = pool.served.saturating_mul(2).clamp(1, MOST_AHEAD);
         let want = Amounts::of_meters(need.by_meter().map(|amount| amount.saturating_mul(ahead)));
         let take = key.news().take(need, want, std::mem::take(&mut pool.left));
         metrics::counter!("codeswarm_llm_rate_takes_total", "key" => key.name.clone()).increment(1);

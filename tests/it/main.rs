@@ -20,6 +20,7 @@ mod llm;
 mod redelivery;
 mod rig;
 mod stop;
+mod storm;
 mod store_faults;
 mod support;
 mod workspace;

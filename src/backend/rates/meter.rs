@@ -48,7 +48,7 @@ const fn real(units: u64) -> f64 {
 }
 
 /// Milliseconds, rounded up, so that whoever waits that long has waited enough; what rounding errors add does not count.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a day")]
+#[expect(clippy::cast_possible_truncation, reason = "clamped to a day")]
 fn ms(value: f64) -> i64 {
     (value - 1e-6).ceil().clamp(0.0, 86_400_000.0) as i64
 }

@@ -25,12 +25,15 @@ pub struct RateLimits {
     pub output_tokens_per_minute: Option<u64>,
     /// Calls that may run at once.
     pub concurrent_calls: Option<usize>,
+    /// How long a minute is, for tests that have no time; a minute when `None`.
+    pub minute: Option<Duration>,
 }
 
 /// A bucket that refills to its limit within a minute.
 #[derive(Debug)]
 struct Bucket {
     limit: u64,
+    minute: Duration,
     /// Micro-tokens left, at `at`; negative when more was taken than there was.
     left: i128,
     at: Instant,
@@ -39,13 +42,18 @@ struct Bucket {
 const MICRO: i128 = 1_000_000;
 
 impl Bucket {
-    fn new(limit: u64) -> Self {
-        Self { limit, left: i128::from(limit) * MICRO, at: Instant::now() }
+    fn new(limit: u64, minute: Duration) -> Self {
+        Self { limit, minute, left: i128::from(limit) * MICRO, at: Instant::now() }
+    }
+
+    /// Length of the minute in milliseconds, at least one.
+    fn minute_ms(&self) -> i128 {
+        i128::try_from(self.minute.as_millis()).unwrap_or(60_000).max(1)
     }
 
     fn refill(&mut self) {
         let now = Instant::now();
-        let gained = now.duration_since(self.at).as_micros().cast_signed() * i128::from(self.limit) / 60;
+        let gained = now.duration_since(self.at).as_micros().cast_signed() * i128::from(self.limit) * 1_000 / self.minute_ms();
         // Less than a micro-token is left for the next look, not lost.
         if gained > 0 {
             self.left = (self.left + gained).min(i128::from(self.limit) * MICRO);
@@ -59,7 +67,7 @@ impl Bucket {
         if missing <= 0 {
             return Duration::ZERO;
         }
-        let micros = missing.saturating_mul(60) / i128::from(self.limit.max(1)) + 1;
+        let micros = missing.saturating_mul(self.minute_ms()) / (i128::from(self.limit.max(1)) * 1_000) + 1;
         Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
     }
 
@@ -105,7 +113,8 @@ impl Drop for Running {
 
 impl Limiter {
     pub(super) fn new(limits: RateLimits) -> Self {
-        let bucket = |limit: Option<u64>| limit.map(Bucket::new);
+        let minute = limits.minute.unwrap_or(Duration::from_secs(60));
+        let bucket = |limit: Option<u64>| limit.map(|limit| Bucket::new(limit, minute));
         let buckets = Buckets {
             requests: bucket(limits.requests_per_minute),
             input: bucket(limits.input_tokens_per_minute),
