@@ -168,24 +168,28 @@ mod tests {
 
     /// Rounds of equally long calls against a provider that bears `bears` of them; rejected calls per round.
     fn rounds(aimd: &mut [Aimd], bears: u32, rounds: u32) -> Vec<u32> {
-        let start = Instant::now();
-        let mut now = start;
+        let (mut now, mut random) = (Instant::now(), 7_u64);
         let mut rejected = Vec::new();
         for _ in 0..rounds {
             let began = now;
             now += Duration::from_secs(10);
             let sent: Vec<u32> = aimd.iter().map(Aimd::limit).collect();
-            let mut over = sent.iter().sum::<u32>().saturating_sub(bears);
-            rejected.push(over);
             let all: u32 = sent.iter().sum();
+            let over = all.saturating_sub(bears);
+            rejected.push(over);
             for (aimd, sent) in aimd.iter_mut().zip(sent) {
-                // Refusals fall on everybody in proportion.
-                let refused = (over * sent).div_ceil(all.max(1)).min(over);
-                over -= refused;
-                for call in 0..sent {
-                    let load = if call < refused { Load::TooMuch } else { FINE };
-                    aimd.ended(load, began, now, sent);
-                }
+                // Every call is as likely to be refused as any other.
+            let mut refused = vec![0; sent.len()];
+            for _ in 0..over {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let mut at = u32::try_from(random >> 33).unwrap() % all;
+                let whose = sent.iter().position(|sent| at.checked_sub(*sent).map(|rest| at = rest).is_none()).unwrap();
+                refused[whose] += u32::from(refused[whose] < sent[whose]);
+            }
+            for ((aimd, sent), refused) in aimd.iter_mut().zip(sent).zip(refused) {
+                // Refusals come at once, replies when they are done.
+                (0..refused).for_each(|nth| aimd.ended(Load::TooMuch, began, began, sent - nth));
+                (refused..sent).for_each(|_| aimd.ended(FINE, began, now, sent - refused));
             }
         }
         rejected

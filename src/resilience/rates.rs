@@ -87,7 +87,8 @@ pub enum Used {
 pub struct Ticket {
     rates: FleetRates,
     key: Arc<Key>,
-    taken: Amounts,
+    /// `None` when nobody had named a limit to take from.
+    taken: Option<Amounts>,
     bytes: usize,
 }
 
@@ -124,9 +125,10 @@ impl FleetRates {
             }
             sleep(wait).await;
         }
+        let taken = (!pool.is_free).then_some(need);
         drop(pool);
         metrics::histogram!("codeswarm_llm_rate_wait_seconds", "key" => key.name.clone()).record(began.elapsed());
-        Ok(Ticket { rates: self.clone(), key, taken: need, bytes })
+        Ok(Ticket { rates: self.clone(), key, taken, bytes })
     }
 
     fn key(&self, name: &str) -> Arc<Key> {
@@ -150,7 +152,8 @@ impl FleetRates {
         (pool.until, pool.served) = (Some(Instant::now() + ADVANCE), 0);
         match taken {
             Ok(Taken::Granted { amounts, limited }) => {
-                (pool.left, pool.is_free) = (amounts, !limited);
+                // What was not taken from anything must not be given back.
+                (pool.left, pool.is_free) = (if limited { amounts } else { Amounts::default() }, !limited);
                 Duration::ZERO
             }
             Ok(Taken::Wait(wait)) => {
@@ -159,7 +162,7 @@ impl FleetRates {
             }
             Err(error) => {
                 tracing::warn!(key = key.name, %error, "the fleet's rates cannot be asked; calls pass");
-                (pool.left, pool.is_free) = (need, true);
+                pool.is_free = true;
                 Duration::ZERO
             }
         }
@@ -223,13 +226,14 @@ impl News {
         Take { need, want, correction, headroom }
     }
 
-    fn learn(&mut self, taken: Amounts, bytes: usize, used: Used) {
+    fn learn(&mut self, taken: Option<Amounts>, bytes: usize, used: Used) {
+        if let Used::Known(usage) = used {
+            self.note(counted(usage), usage.output, bytes);
+        }
+        let Some(taken) = taken else { return };
         let real = match used {
             Used::Known(usage) => {
-                // Providers do not count what they read from the cache.
-                let input = usage.input + usage.cache_write_5m + usage.cache_write_1h;
-                self.note(input, usage.output, bytes);
-                Amounts { requests: 1, input_tokens: input, output_tokens: usage.output }
+                Amounts { requests: 1, input_tokens: counted(usage), output_tokens: usage.output }
             }
             Used::NoTokens => Amounts { requests: taken.requests, ..Amounts::default() },
             Used::Nothing => Amounts::default(),
@@ -247,6 +251,11 @@ impl News {
         self.tokens_per_byte = blend(self.tokens_per_byte, per_byte);
         self.output_tokens = blend(self.output_tokens, output as f64);
     }
+}
+
+/// Input tokens as providers limit them: what is read from the cache does not count.
+const fn counted(usage: Usage) -> u64 {
+    usage.input + usage.cache_write_5m + usage.cache_write_1h
 }
 
 impl Ticket {
