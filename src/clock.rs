@@ -46,6 +46,23 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// Not a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a time: write a day (2026-11-21) or a time in UTC (2026-11-21T09:30:00Z)")]
+pub struct InvalidTime;
+
+impl std::str::FromStr for Timestamp {
+    type Err = InvalidTime;
+
+    /// Reads RFC 3339, or a day, which stands for its first moment in UTC.
+    fn from_str(text: &str) -> Result<Self, InvalidTime> {
+        let whole = if text.len() == "2026-11-21".len() { format!("{text}T00:00:00Z") } else { text.to_owned() };
+        let at = time::OffsetDateTime::parse(&whole, &time::format_description::well_known::Rfc3339);
+        let nanoseconds = at.map_err(|_| InvalidTime)?.unix_timestamp_nanos();
+        i64::try_from(nanoseconds.div_euclid(1_000_000)).map(Self).map_err(|_| InvalidTime)
+    }
+}
+
 /// Days since 1970-01-01 to a proleptic Gregorian date (Howard Hinnant, "chrono-compatible low-level date
 /// algorithms", `civil_from_days`).
 fn civil_from_days(days: i64) -> (i64, i64, i64) {
@@ -150,6 +167,17 @@ mod tests {
         assert_eq!(Timestamp(0).to_string(), "1970-01-01T00:00:00.000Z");
         assert_eq!(Timestamp(951_782_400_123).to_string(), "2000-02-29T00:00:00.123Z");
         assert_eq!(Timestamp(-1).to_string(), "1969-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn reads_what_it_prints_and_days() {
+        for at in [Timestamp(0), Timestamp(951_782_400_123), Timestamp(-1)] {
+            assert_eq!(at.to_string().parse(), Ok(at));
+        }
+        assert_eq!("2026-11-21".parse(), "2026-11-21T01:00:00+01:00".parse::<Timestamp>());
+        for wrong in ["", "today", "2026-13-01", "2026-11-21T25:00:00Z"] {
+            assert_eq!(wrong.parse::<Timestamp>(), Err(InvalidTime), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -56,6 +56,7 @@ fn message(kind: TaskKind, agent: &str) -> TaskMessage {
         interfaces: vec![],
         feedback: None,
         estimated_tokens: 0,
+        model: None,
     }
 }
 

@@ -70,6 +70,12 @@ pub struct Role {
 }
 
 impl Role {
+    /// The same role on another model.
+    #[must_use]
+    pub fn on(&self, model: String) -> Self {
+        Self { model, ..self.clone() }
+    }
+
     /// What the type is for, in one line of at most 200 characters.
     #[must_use]
     pub fn summary(&self) -> String {

@@ -79,6 +79,24 @@ pub enum BackendError {
         /// By whom.
         holder: String,
     },
+    /// The store has forgotten what it had acknowledged: another disk, an old backup, a flush.
+    #[error("{store} has lost its data: {why}")]
+    DataLost {
+        /// Which store.
+        store: &'static str,
+        /// How that shows.
+        why: String,
+    },
+    /// What was asked for is older than what is kept.
+    #[error("{what} after {asked} are no longer kept; the oldest is {oldest}")]
+    Compacted {
+        /// What is kept for a while only.
+        what: String,
+        /// After which revision.
+        asked: u64,
+        /// The oldest revision that is kept.
+        oldest: u64,
+    },
 }
 
 impl Coded for BackendError {
@@ -93,6 +111,8 @@ impl Coded for BackendError {
             Self::NewerVersion { .. } => "CS-STORE-007",
             Self::Storage { .. } => "CS-STORE-008",
             Self::InUse { .. } => "CS-STORE-009",
+            Self::DataLost { .. } => "CS-STORE-010",
+            Self::Compacted { .. } => "CS-STORE-011",
         }
     }
 
@@ -113,6 +133,11 @@ impl Coded for BackendError {
                 format!("free space or fix the permissions of {what}, then `codeswarm resume` the job")
             }
             Self::InUse { .. } => "wait for it to finish, stop it, or use another --data directory".into(),
+            Self::DataLost { store, .. } => format!(
+                "restore {store} from a backup, or run `codeswarm budget rebuild` so that nothing is spent twice; then start \
+                 the processes anew"
+            ),
+            Self::Compacted { .. } => "read the present state once, then go on from its revision".into(),
         }
     }
 

@@ -12,23 +12,85 @@ use serde::{Deserialize, Serialize};
 
 use super::BackendError;
 use crate::clock::Timestamp;
-use crate::protocol::{AgentType, InstanceId, JobId, MicroUsd, TaskId, Usage};
+use crate::protocol::{AgentType, FeatureId, InstanceId, JobId, MicroUsd, TaskId, Usage};
 
 /// Something with a limit of its own.
+///
+/// Windows of the account (a day, a month, in UTC) have counters of their own and share one limit: that of
+/// [`Scope::PerDay`] and [`Scope::PerMonth`]. A reservation stays in the window in which it was made, however late it is
+/// settled, so that the turn of a day can neither lose nor double a charge.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scope {
     /// Everything this deployment spends.
     Account,
+    /// Holds the limit of every day; nothing is charged to it.
+    PerDay,
+    /// Holds the limit of every month; nothing is charged to it.
+    PerMonth,
+    /// One day of the account, for example `2026-11-21`.
+    Day(String),
+    /// One month of the account, for example `2026-11`.
+    Month(String),
     /// One job.
     Job(JobId),
+    /// The part of a job's money that is meant for one feature.
+    Slice(JobId, FeatureId),
+    /// What one agent type spends in a job.
+    Agent(JobId, AgentType),
 }
+
+/// Name of the scope that holds the limit of every day.
+const PER_DAY: &str = "account/day";
+
+/// Name of the scope that holds the limit of every month.
+const PER_MONTH: &str = "account/month";
 
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Account => f.write_str("account"),
+            Self::PerDay => f.write_str(PER_DAY),
+            Self::PerMonth => f.write_str(PER_MONTH),
+            Self::Day(day) => write!(f, "{PER_DAY}:{day}"),
+            Self::Month(month) => write!(f, "{PER_MONTH}:{month}"),
             Self::Job(job) => write!(f, "job:{job}"),
+            Self::Slice(job, feature) => write!(f, "job:{job}/slice:{feature}"),
+            Self::Agent(job, agent) => write!(f, "job:{job}/agent:{agent}"),
         }
+    }
+}
+
+impl Scope {
+    /// The windows of the account that hold `now`.
+    #[must_use]
+    pub fn windows(now: Timestamp) -> [Self; 2] {
+        // RFC 3339 begins with year, month and day.
+        let (mut day, mut month) = (now.to_string(), now.to_string());
+        day.truncate("2026-11-21".len());
+        month.truncate("2026-11".len());
+        [Self::Day(day), Self::Month(month)]
+    }
+
+    /// The job it belongs to, if it belongs to one.
+    #[must_use]
+    pub const fn job(&self) -> Option<&JobId> {
+        match self {
+            Self::Job(job) | Self::Slice(job, _) | Self::Agent(job, _) => Some(job),
+            _ => None,
+        }
+    }
+
+    /// True when nothing may be spent in it before somebody has set a limit.
+    #[must_use]
+    pub const fn needs_limit(&self) -> bool {
+        matches!(self, Self::Job(_))
+    }
+
+    /// The scope that holds the limit of the window called `name`; `None` for scopes with a limit of their own.
+    pub(super) fn policy_of(name: &str) -> Option<&'static str> {
+        [PER_DAY, PER_MONTH]
+            .into_iter()
+            .find(|policy| name.strip_prefix(policy).is_some_and(|rest| rest.starts_with(':')))
     }
 }
 
@@ -113,7 +175,7 @@ pub enum ReservationState {
 pub enum Adjustment {
     /// Set the limit; `None` removes it.
     SetLimit(Option<MicroUsd>),
-    /// Raise the limit. No limit stays none for [`Scope::Account`]; a job without one starts from zero.
+    /// Raise the limit. No limit stays none, but a scope that [needs one](Scope::needs_limit) starts from zero.
     TopUp(MicroUsd),
     /// Hold back this much of the limit for verification and repair.
     HoldBack(MicroUsd),
@@ -193,11 +255,19 @@ pub struct Entry {
     pub note: String,
 }
 
-/// Which entries to read.
+/// Which entries to read: those that meet every condition it names.
 #[derive(Debug, Clone, Default)]
 pub struct EntryFilter {
     /// Only this job's.
     pub job: Option<JobId>,
+    /// Only this agent type's.
+    pub agent: Option<AgentType>,
+    /// Only calls of this model.
+    pub model: Option<String>,
+    /// Only from this instant on.
+    pub since: Option<Timestamp>,
+    /// Only before this instant.
+    pub before: Option<Timestamp>,
     /// Only after this entry id.
     pub after: u64,
     /// At most this many; 0 means 1,000.
@@ -216,7 +286,8 @@ pub struct EntryFilter {
 /// - `release` of anything but an open reservation changes nothing.
 /// - An open reservation whose lease is over counts as spent from the next operation on: crashes cost money, never
 ///   free it.
-/// - A scope that was never adjusted has no limit only if it is [`Scope::Account`]; a job without a limit is refused.
+/// - A scope that was never adjusted has no limit; a job without a limit is refused.
+/// - A charge stays in the windows of its reservation. A window is never frozen by itself, only its policy is.
 #[async_trait]
 pub trait Ledger: Send + Sync {
     /// Sets the worst case of a call aside.

@@ -25,6 +25,11 @@ pub fn key(instance: &InstanceId) -> String {
     format!("fleet/instance/{instance}")
 }
 
+/// The keys that a process leaves behind when it dies: its own and the card of the worker that ran in it.
+pub(super) fn left_behind(instance: &InstanceId) -> [String; 2] {
+    [key(instance), format!("fleet/worker/{instance}")]
+}
+
 /// True when `value`, read under a process's [`key`], says that it is dead.
 #[must_use]
 pub fn is_dead(value: &[u8]) -> bool {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::backend::Scope;
 use crate::clock;
-use crate::protocol::{AgentType, InstanceId, JobId, TaskId};
+use crate::protocol::{AgentType, FeatureId, InstanceId, JobId, TaskId};
 
 /// Who calls, for which task, and whose money it is.
 #[derive(Debug, Clone)]
@@ -35,13 +35,20 @@ pub struct CallContext {
 }
 
 impl CallContext {
-    /// A context for one claim of `task`, paying from the account and the job. Ordinary work: no hold-back.
+    /// A context for one claim of `task`, paying from the account, the job and what its agent type may spend. Ordinary work: no hold-back.
     #[must_use]
     pub fn new(job: JobId, task: TaskId, agent: AgentType, instance: InstanceId, attempt: u32, claim: u64) -> Self {
-        let scopes = vec![Scope::Account, Scope::Job(job.clone())];
+        let scopes = vec![Scope::Account, Scope::Job(job.clone()), Scope::Agent(job.clone(), agent.clone())];
         let token = clock::random_token(8).into();
         let calls = Arc::new(AtomicU32::new(0));
         Self { job, task, agent, instance, attempt, claim, scopes, may_use_hold_back: false, token, calls }
+    }
+
+    /// The same context, paying from the slice of `feature` as well.
+    #[must_use]
+    pub fn for_feature(mut self, feature: &FeatureId) -> Self {
+        self.scopes.push(Scope::Slice(self.job.clone(), feature.clone()));
+        self
     }
 
     /// The same context with access to what the scopes hold back for verification and repair.

@@ -4,12 +4,14 @@
 //! reserved, and makes sure that every reservation ends: settled, released, or charged in full. A dropped guard is
 //! charged in full, never forgotten.
 
+pub mod audit;
 pub mod bound;
 pub mod context;
 pub mod error;
 pub mod price;
 pub mod reservation;
 mod settler;
+pub mod slices;
 #[cfg(test)]
 pub(crate) mod test_ledger;
 #[cfg(test)]

@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::settler::{self, CALLER_DELAYS, Ending, Order};
 use super::{BudgetError, CallContext, PriceTable};
-use crate::backend::{BackendError, Ledger, ReserveOutcome, ReserveRequest, SettleOutcome, Settlement};
+use crate::backend::{BackendError, Ledger, ReserveOutcome, ReserveRequest, Scope, SettleOutcome, Settlement};
+use crate::clock::Clock;
 use crate::error::Coded;
 use crate::protocol::{MicroUsd, Usage};
 
@@ -22,6 +23,8 @@ use crate::protocol::{MicroUsd, Usage};
 pub struct Treasurer {
     ledger: Arc<dyn Ledger>,
     prices: Arc<PriceTable>,
+    /// Says in which windows of the account a reservation falls.
+    clock: Clock,
     /// At most one order per guard is ever under way, so it stays as short as there are concurrent calls.
     settler: mpsc::UnboundedSender<Order>,
 }
@@ -38,7 +41,14 @@ impl Treasurer {
     pub fn new(ledger: Arc<dyn Ledger>, prices: Arc<PriceTable>) -> Self {
         let (settler, orders) = mpsc::unbounded_channel();
         tokio::spawn(settler::run(Arc::clone(&ledger), orders));
-        Self { ledger, prices, settler }
+        Self { ledger, prices, clock: Clock::system(), settler }
+    }
+
+    /// The same treasurer, going by `clock`: the stores' one, so that all processes agree on when a day ends.
+    #[must_use]
+    pub fn going_by(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
     }
 
     /// The prices it reserves and charges by.
@@ -63,7 +73,7 @@ impl Treasurer {
     ) -> Result<Reservation, BudgetError> {
         let request = ReserveRequest {
             id: id.clone(),
-            scopes: context.scopes.clone(),
+            scopes: self.scopes(context),
             amount,
             lease,
             may_use_hold_back: context.may_use_hold_back,
@@ -88,6 +98,15 @@ impl Treasurer {
                 Err(BudgetError::Frozen { scope })
             }
         }
+    }
+
+    /// The scopes of `context` and the windows of the account that hold this moment.
+    fn scopes(&self, context: &CallContext) -> Vec<Scope> {
+        let mut scopes = context.scopes.clone();
+        if let Some(at) = scopes.iter().position(|scope| *scope == Scope::Account) {
+            scopes.splice(at + 1..at + 1, Scope::windows(self.clock.now()));
+        }
+        scopes
     }
 
     async fn ask(&self, request: &ReserveRequest) -> Result<ReserveOutcome, BackendError> {

@@ -54,7 +54,7 @@ pub(super) enum Command {
     Retry(RetryArgs),
     /// Show and change budgets.
     #[command(subcommand)]
-    Budget(BudgetCommand),
+    Budget(super::budget::BudgetCommand),
     /// Check everything a run needs, with a remedy for what is missing.
     Doctor(DoctorArgs),
     /// Show and check the configuration.
@@ -118,48 +118,6 @@ pub(super) struct RetryArgs {
     pub(super) job: NamedJob,
     /// The task, as `codeswarm status` names it, for example file/api/server.
     pub(super) task: String,
-}
-
-#[derive(Debug, Clone, Subcommand)]
-pub(super) enum BudgetCommand {
-    /// Show limits and spending, of everything or of one job.
-    Show(JobArgs),
-    /// Raise the limit of a job by an amount.
-    TopUp(AmountArgs),
-    /// Set the limit of a job.
-    Set(AmountArgs),
-    /// Refuse every new call and cut running ones off, of one job or of all.
-    Freeze(FreezeArgs),
-    /// Allow calls again.
-    Thaw(FreezeArgs),
-    /// Print the ledger, oldest entry first.
-    Entries(EntriesArgs),
-}
-
-#[derive(Debug, Clone, Args)]
-pub(super) struct AmountArgs {
-    #[command(flatten)]
-    pub(super) job: NamedJob,
-    /// US dollars, for example 5 or 0.25.
-    #[arg(value_name = "USD", allow_hyphen_values = true)]
-    pub(super) amount: String,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(super) struct FreezeArgs {
-    /// The job's id or a unique beginning of it; everything if not given.
-    pub(super) job: Option<String>,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(super) struct EntriesArgs {
-    /// The job's id or a unique beginning of it; all jobs if not given.
-    pub(super) job: Option<String>,
-    /// Show only the newest N entries.
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub(super) limit: u32,
-    #[command(flatten)]
-    pub(super) output: JsonArg,
 }
 
 #[derive(Debug, Clone, Args)]

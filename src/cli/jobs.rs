@@ -116,11 +116,14 @@ pub(super) fn lacks_money(watched: &Watched) -> bool {
 /// What a person can do about a job that money has stopped.
 pub(super) fn after_exhaustion(watched: &Watched) -> String {
     let id = watched.job.id();
-    if lacks_money(watched) {
-        format!("codeswarm budget top-up {id} USD, then codeswarm resume {id}")
-    } else {
-        format!("codeswarm budget thaw (if spending is still frozen), then codeswarm resume {id}")
+    if !lacks_money(watched) {
+        return format!("codeswarm budget thaw (if spending is still frozen), then codeswarm resume {id}");
     }
+    let reason = watched.job.end().map_or("", |(_, reason, _)| reason);
+    // The words of the scopes as the ledger prints them: a limit on everything is not raised by raising the job's.
+    let scope = [("in account/day:", "day"), ("in account/month:", "month"), ("in account,", "account")];
+    let tight = scope.iter().find(|(words, _)| reason.contains(words)).map_or(id.as_str(), |(_, name)| name);
+    format!("codeswarm budget top-up {tight} USD, then codeswarm resume {id}")
 }
 
 /// Ids as a terminal shows them (short, unique) or as a pipe gets them (whole).

@@ -53,11 +53,17 @@ pub(super) fn start_logs(settings: &LogSettings) -> Result<(), Failure> {
 /// Opens the stores for a process that works, creating them if need be, and applies the limits of the configuration.
 pub(super) async fn open(common: &Common, loaded: &Loaded, role: &str) -> Result<(Backend, InstanceId), Failure> {
     let (backend, instance) = enter(common, loaded, role).await?;
-    if let Ok(limit) = loaded.settings.budget.account_limit_usd.parse::<MicroUsd>() {
-        let present = backend.ledger.balance(&Scope::Account).await?;
+    let budget = &loaded.settings.budget;
+    for (scope, limit) in [
+        (Scope::Account, &budget.account_limit_usd),
+        (Scope::PerDay, &budget.account_day_limit_usd),
+        (Scope::PerMonth, &budget.account_month_limit_usd),
+    ] {
+        let Ok(limit) = limit.parse::<MicroUsd>() else { continue };
+        let present = backend.ledger.balance(&scope).await?;
         if present.limit != Some(limit) {
-            let request = format!("account-limit:{}:{limit}", crate::clock::unique_id());
-            backend.ledger.adjust(&request, &Scope::Account, Adjustment::SetLimit(Some(limit))).await?;
+            let request = format!("configured:{scope}:{}", crate::clock::unique_id());
+            backend.ledger.adjust(&request, &scope, Adjustment::SetLimit(Some(limit))).await?;
         }
     }
     Ok((backend, instance))

@@ -32,7 +32,7 @@ impl Secret {
         }
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
         if text.trim().is_empty() {
-            return Err(fault(format!("{} is empty", path.display())));
+            return Err(fault(format!("the file {} is empty", path.display())));
         }
         Ok(Self::new(text.trim()))
     }

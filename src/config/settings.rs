@@ -93,6 +93,13 @@ pub struct BudgetSettings {
     pub warn_percent: u64,
     pub hold_back_percent: u64,
     pub account_limit_usd: String,
+    pub account_day_limit_usd: String,
+    pub account_month_limit_usd: String,
+    pub cheaper_model: String,
+    pub cheaper_model_percent: u64,
+    pub drop_optional_percent: u64,
+    pub pause_percent: u64,
+    pub slices: bool,
 }
 
 /// `[llm]`

@@ -73,9 +73,22 @@ fn budget(settings: &Settings, faults: &mut Vec<Fault>) {
     check(faults, budget.hold_back_percent <= 90, "budget.hold_back_percent", || {
         format!("{} is over 90", budget.hold_back_percent)
     });
-    if !budget.account_limit_usd.is_empty()
-        && let Err(error) = budget.account_limit_usd.parse::<MicroUsd>()
-    {
-        faults.push(Fault { key: "budget.account_limit_usd".into(), why: error.to_string() });
+    for (key, limit) in [
+        ("budget.account_limit_usd", &budget.account_limit_usd),
+        ("budget.account_day_limit_usd", &budget.account_day_limit_usd),
+        ("budget.account_month_limit_usd", &budget.account_month_limit_usd),
+    ] {
+        if !limit.is_empty()
+            && let Err(error) = limit.parse::<MicroUsd>()
+        {
+            faults.push(Fault { key: key.into(), why: error.to_string() });
+        }
+    }
+    for (key, percent) in [
+        ("budget.cheaper_model_percent", budget.cheaper_model_percent),
+        ("budget.drop_optional_percent", budget.drop_optional_percent),
+        ("budget.pause_percent", budget.pause_percent),
+    ] {
+        check(faults, percent <= 100, key, || format!("{percent} is over 100"));
     }
 }

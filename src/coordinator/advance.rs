@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use super::running::Running;
-use super::{Coordinator, CoordinatorError, recover};
-use crate::backend::Scope;
+use super::{Coordinator, CoordinatorError, Thrift, recover, slices};
+use crate::backend::Backend;
 use crate::clock::Timestamp;
-use crate::job::{Decision, JobStatus};
+use crate::job::{Decision, JobStatus, Task};
 use crate::protocol::{FailureKind, JobId, JobOutcome, TaskId};
 use crate::worker;
 
@@ -25,32 +25,14 @@ impl Coordinator {
         let now = self.backend.clock.now();
         let ids: Vec<JobId> = self.jobs.keys().cloned().collect();
         for id in ids {
-            self.warn(&id, now).await?;
+            self.watch_money(&id, now).await?;
+            self.fund_features(&id).await?;
             self.request_approval(&id, now)?;
             if let Some(running) = self.jobs.get_mut(&id) {
-                stage_end(running, now)?;
+                stage_end(&self.backend, &self.options.thrift, running, now).await?;
             }
             self.wind_down(&id, now).await?;
             self.start_commit(&id)?;
-        }
-        Ok(())
-    }
-
-    /// Raises the spending warning once.
-    async fn warn(&mut self, id: &JobId, now: Timestamp) -> Result<(), CoordinatorError> {
-        let Some(running) = self.jobs.get_mut(id) else { return Ok(()) };
-        let cost = running.job.cost().0;
-        // The ledger knows of more than the log (calls that never reported), but hardly of more than a tenth of the budget.
-        let near = running.job.budget().percent(self.options.warn_percent.saturating_sub(10)).0;
-        if running.warned || cost == running.balance_seen_at || cost < near {
-            return Ok(());
-        }
-        running.balance_seen_at = cost;
-        let balance = self.backend.ledger.balance(&Scope::Job(id.clone())).await?;
-        let Some(limit) = balance.limit else { return Ok(()) };
-        if balance.spent >= limit.percent(self.options.warn_percent) {
-            running.warned = true;
-            running.stage(Decision::BudgetWarning { spent: balance.spent, limit }, now)?;
         }
         Ok(())
     }
@@ -101,36 +83,46 @@ impl Coordinator {
 }
 
 /// Ends the job if it is over by itself.
-fn stage_end(running: &mut Running, now: Timestamp) -> Result<(), CoordinatorError> {
+async fn stage_end(
+    backend: &Backend,
+    thrift: &Thrift,
+    running: &mut Running,
+    now: Timestamp,
+) -> Result<(), CoordinatorError> {
     if matches!(running.job.status(), JobStatus::Ended(_) | JobStatus::Paused | JobStatus::AwaitingApproval)
         || running.committing
     {
         return Ok(());
     }
-    let end = running
-        .job
-        .natural_end()
-        .or_else(|| out_of_money(running, now).map(|reason| (JobOutcome::BudgetExhausted, reason)));
-    match end {
-        Some((outcome, reason)) => running.stage(Decision::End { outcome, reason }, now),
+    if let Some((outcome, reason)) = running.job.natural_end() {
+        return running.stage(Decision::End { outcome, reason }, now);
+    }
+    match out_of_money(running, thrift, now) {
+        // Money that was kept for features nobody works on is tried before giving up.
+        Some(_) if slices::open_all(backend, running).await? => Ok(()),
+        Some(reason) => running.stage(Decision::End { outcome: JobOutcome::BudgetExhausted, reason }, now),
         None => Ok(()),
     }
 }
 
-/// Why money stops the job: nothing runs, nothing waits for a retry, and every ready task was refused.
-fn out_of_money(running: &mut Running, now: Timestamp) -> Option<String> {
-    if running.unaffordable.is_empty() || running.job.in_flight().len() > 0 || running.job.next_retry_at().is_some() {
+/// Why money stops the job: nothing runs, nothing waits for a retry, and every ready task was refused or left out.
+fn out_of_money(running: &mut Running, thrift: &Thrift, now: Timestamp) -> Option<String> {
+    if running.job.in_flight().len() > 0 || running.job.next_retry_at().is_some() {
+        return None;
+    }
+    let is_left_out = |running: &Running, task: &Task| running.is_left_out(task, thrift);
+    if running.unaffordable.is_empty() && !running.job.dispatchable(now).any(|task| is_left_out(running, task)) {
         return None;
     }
     // Refused only because others held reservations at that time: worth another try now that nobody does.
     running.waiting_for_money.clear();
     let mut ready = running.job.dispatchable(now).peekable();
     ready.peek()?;
-    if !ready.all(|task| running.unaffordable.contains(&task.id)) {
+    if !ready.all(|task| running.unaffordable.contains(&task.id) || is_left_out(running, task)) {
         return None;
     }
     let refused = running.unaffordable.iter().filter_map(|id| running.job.task(id)?.last_failure.as_ref());
-    let cheapest =
-        refused.filter(|failure| failure.kind == FailureKind::Budget).min_by_key(|failure| failure.needed)?;
-    Some(cheapest.message.clone())
+    let cheapest = refused.filter(|failure| failure.kind == FailureKind::Budget).min_by_key(|failure| failure.needed);
+    let left_out = || format!("optional tasks are left out after {} % of the budget", running.spent_percent);
+    Some(cheapest.map_or_else(left_out, |failure| failure.message.clone()))
 }

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::running::Running;
-use super::{Coordinator, CoordinatorError};
+use super::{Coordinator, CoordinatorError, CoordinatorOptions, Thrift};
 use crate::backend::{Backend, BackendError, Outgoing, Queue, presence};
 use crate::job::{Decision, Task};
 use crate::protocol::{Envelope, FailureKind, InstanceId, JobId, MessageKind, Recipient, TaskId, TaskMessage};
@@ -22,6 +22,8 @@ impl Coordinator {
         for running in self.jobs.values() {
             running.job.in_flight().for_each(|task| out.add(&task.agent));
             let ready = running.job.dispatchable(now).filter(|task| !running.lacks_money(&task.id));
+            let thrift = &self.options.thrift;
+            let ready = ready.filter(|task| !running.is_left_out(task, thrift));
             candidates.extend(ready.map(|task| Candidate {
                 job: running.id.clone(),
                 task: task.id.clone(),
@@ -35,13 +37,7 @@ impl Coordinator {
         for choice in chosen {
             let Some(running) = self.jobs.get_mut(&choice.job) else { continue };
             running.stage(Decision::Dispatch { tasks: vec![choice.task.clone()] }, now)?;
-            messages.push(message(
-                &self.backend,
-                &self.options.instance,
-                self.leadership.term(),
-                running,
-                &choice.task,
-            )?);
+            messages.push(message(&self.backend, &self.options, self.leadership.term(), running, &choice.task)?);
         }
         Ok(messages)
     }
@@ -74,21 +70,21 @@ const FLEET_PREFIX: &str = "fleet/";
 /// The message of the attempt that `task` is in.
 pub(super) fn message(
     backend: &Backend,
-    instance: &InstanceId,
+    options: &CoordinatorOptions,
     term: u64,
     running: &Running,
     task: &TaskId,
 ) -> Result<Outgoing, CoordinatorError> {
     let job = &running.job;
     let task = job.task(task).ok_or_else(|| BackendError::NotFound { what: format!("task {task}") })?;
-    let payload = task_message(running, task)?;
+    let payload = task_message(running, task, &options.thrift)?;
     let dedupe = format!("{}:{}:{}:{term}", payload.job, payload.task, payload.attempt);
     let queue = Queue::Task { agent: payload.agent.clone(), priority: payload.priority };
     let recipient = Recipient::Type(payload.agent.clone());
     let priority = payload.priority;
     let mut envelope = Envelope::new(
         MessageKind::Command,
-        instance.clone(),
+        options.instance.clone(),
         recipient,
         payload.job.to_string(),
         backend.clock.now(),
@@ -100,7 +96,7 @@ pub(super) fn message(
     Ok(Outgoing { queue, dedupe, body: Bytes::from(body) })
 }
 
-fn task_message(running: &Running, task: &Task) -> Result<TaskMessage, CoordinatorError> {
+fn task_message(running: &Running, task: &Task, thrift: &Thrift) -> Result<TaskMessage, CoordinatorError> {
     let job = &running.job;
     let submitted = job.submission().ok_or_else(|| CoordinatorError::UnknownJob { job: running.id.clone() })?;
     let files = job.dependency_files(&task.id);
@@ -121,5 +117,6 @@ fn task_message(running: &Running, task: &Task) -> Result<TaskMessage, Coordinat
         interfaces: files.indirect,
         feedback: feedback.map(|failure| failure.message.clone()),
         estimated_tokens: task.estimated_tokens,
+        model: thrift.model(task, running.spent_percent),
     })
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::agent::RoleBook;
 use crate::budget::PriceTable;
 use crate::job::{Job, Task};
-use crate::protocol::{MicroUsd, TaskKind, Usage};
+use crate::protocol::{FeatureId, MicroUsd, TaskKind, Usage};
 
 /// Bytes of source text per token, a middle value for code (research: llm §4 warns against using it as a bound).
 const BYTES_PER_TOKEN: u64 = 3;
@@ -39,8 +39,15 @@ impl Estimator {
     /// Expected cost of every task that has not succeeded yet. Tasks of unknown price count as nothing.
     #[must_use]
     pub fn remaining(&self, job: &Job) -> MicroUsd {
-        let head = job.plan_artifact().map_or(0, |artifact| artifact.bytes / BYTES_PER_TOKEN);
+        let head = head_tokens(job);
         job.tasks().iter().filter(|task| task.receipt.is_none()).map(|task| self.task(job, task, head)).sum()
+    }
+
+    /// The same for the files of one feature.
+    #[must_use]
+    pub fn remaining_of(&self, job: &Job, feature: &FeatureId) -> MicroUsd {
+        let head = head_tokens(job);
+        job.feature_tasks(feature).filter(|task| task.receipt.is_none()).map(|task| self.task(job, task, head)).sum()
     }
 
     fn task(&self, job: &Job, task: &Task, head_tokens: u64) -> MicroUsd {
@@ -55,6 +62,11 @@ impl Estimator {
         let usage = Usage { input: context + PROMPT_TOKENS, cache_read: head_tokens, output, ..Usage::default() };
         self.prices.charge(&role.model, &usage).unwrap_or_default()
     }
+}
+
+/// Expected size of the contract that every prompt begins with.
+fn head_tokens(job: &Job) -> u64 {
+    job.plan_artifact().map_or(0, |artifact| artifact.bytes / BYTES_PER_TOKEN)
 }
 
 /// Expected size of the files that `task` is given in full.

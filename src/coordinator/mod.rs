@@ -16,7 +16,9 @@ mod lead;
 mod recover;
 mod results;
 mod running;
+mod slices;
 mod submit;
+mod thrift;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ pub use deliver::{Delivered, deliver, leader};
 pub use error::CoordinatorError;
 pub use estimate::Estimator;
 pub use submit::{Submission, command, refuse_if_led, submit};
+pub use thrift::Thrift;
 
 use commit::CommitDone;
 use intake::Handled;
@@ -62,8 +65,8 @@ pub struct CoordinatorOptions {
     pub retry: RetryPolicy,
     /// A task that has waited for its provider for longer than this burns its attempts from then on.
     pub longest_parking: Duration,
-    /// Spending above this share of the limit raises a warning, in percent.
-    pub warn_percent: u64,
+    /// What happens when money runs low.
+    pub thrift: Thrift,
     /// Expected costs, for approval.
     pub estimator: Arc<Estimator>,
 }

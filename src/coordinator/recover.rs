@@ -60,13 +60,7 @@ impl Coordinator {
         let tasks: Vec<TaskId> = running.job.in_flight().map(|task| task.id.clone()).collect();
         let mut messages = Vec::with_capacity(tasks.len());
         for task in &tasks {
-            messages.push(dispatch::message(
-                &self.backend,
-                &self.options.instance,
-                self.leadership.term(),
-                running,
-                task,
-            )?);
+            messages.push(dispatch::message(&self.backend, &self.options, self.leadership.term(), running, task)?);
         }
         if !messages.is_empty() {
             tracing::info!(job = %running.id, tasks = messages.len(), "publishing unanswered tasks again");

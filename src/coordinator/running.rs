@@ -7,10 +7,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::CoordinatorError;
+use super::slices::Funding;
 use crate::backend::{Backend, BackendError};
 use crate::clock::Timestamp;
 use crate::job::{Decision, Job};
-use crate::protocol::{Event, JobId, TaskId};
+use crate::protocol::{Event, JobId, MicroUsd, TaskId};
 use crate::workspace::Workspace;
 
 /// Events read from the log at once.
@@ -36,24 +37,35 @@ pub(super) struct Running {
     pub(super) gives_up_at: Option<Timestamp>,
     /// Files could not be written; trying again is up to whoever resumes the job.
     pub(super) commit_failed: bool,
-    /// The spending warning was raised.
-    pub(super) warned: bool,
-    /// Cost at which the balance was looked at last, in micro-dollars.
-    pub(super) balance_seen_at: u64,
+    /// The limit for which the spending warning was raised.
+    pub(super) warned_at: Option<MicroUsd>,
+    /// The limit for which the job was paused because of what is spent.
+    pub(super) paused_at: Option<MicroUsd>,
+    /// Cost and budget at which the ledger was looked at last.
+    pub(super) money_seen_at: (MicroUsd, MicroUsd),
+    /// What the ledger said then, in percent of the limit.
+    pub(super) spent_percent: u64,
+    /// Which features may spend.
+    pub(super) funding: Funding,
 }
 
 impl Running {
     /// Folds the log of `id`; `None` when there is no such job.
     pub(super) async fn load(backend: &Backend, id: &JobId) -> Result<Option<Self>, CoordinatorError> {
         let mut job = Job::new(id.clone());
-        let (mut seq, mut warned) = (0, false);
+        let (mut seq, mut warned_at, mut paused_at) = (0, None, None);
         loop {
             let page = backend.events.read(id, seq, PAGE).await?;
             if page.is_empty() {
                 break;
             }
             for recorded in page {
-                warned |= matches!(recorded.event, Event::BudgetWarning { .. });
+                match recorded.event {
+                    Event::BudgetWarning { limit, .. } => warned_at = Some(limit),
+                    // Whoever paused it then has been asked: going on is their answer, for this limit.
+                    Event::JobPaused => paused_at = warned_at,
+                    _ => {}
+                }
                 job.apply(&recorded.event, recorded.at).map_err(|source| CoordinatorError::Log {
                     job: id.clone(),
                     seq: recorded.seq,
@@ -73,8 +85,11 @@ impl Running {
             unaffordable: HashSet::new(),
             gives_up_at: None,
             commit_failed: false,
-            warned,
-            balance_seen_at: 0,
+            warned_at,
+            paused_at,
+            money_seen_at: (MicroUsd::ZERO, MicroUsd::ZERO),
+            spent_percent: 0,
+            funding: Funding::default(),
         };
         Ok((seq > 0).then_some(running))
     }

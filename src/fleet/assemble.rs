@@ -122,7 +122,9 @@ impl Parts {
     pub fn executor(&self, backend: &Backend) -> Executor {
         let treasurer = self
             .treasurer
-            .get_or_init(|| Treasurer::new(Arc::clone(&backend.ledger), Arc::clone(&self.prices)))
+            .get_or_init(|| {
+                Treasurer::new(Arc::clone(&backend.ledger), Arc::clone(&self.prices)).going_by(backend.clock.clone())
+            })
             .clone();
         let metered = Metered::new(Arc::clone(&self.provider), treasurer, self.retry, self.total_timeout)
             .behind(self.guards.guards(backend));

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{FleetError, Parts};
 use crate::backend::Backend;
-use crate::config::Settings;
-use crate::coordinator::{Coordinator, CoordinatorOptions, Estimator, Lead};
+use crate::config::{BudgetSettings, Settings};
+use crate::coordinator::{Coordinator, CoordinatorOptions, Estimator, Lead, Thrift};
 use crate::protocol::InstanceId;
 use crate::resilience::RetryPolicy;
 use crate::worker::{Worker, WorkerError, WorkerOptions};
@@ -121,7 +121,20 @@ pub(super) fn coordinator_options(
             ..RetryPolicy::default()
         },
         longest_parking: Duration::from_secs(settings.job.longest_parking_seconds),
-        warn_percent: settings.budget.warn_percent,
+        thrift: thrift(&settings.budget),
         estimator,
+    }
+}
+
+/// When a job saves, as the settings say; zero percent and an empty model mean never.
+fn thrift(budget: &BudgetSettings) -> Thrift {
+    let unless_zero = |percent: u64| (percent > 0).then_some(percent);
+    let model = Some(budget.cheaper_model.clone()).filter(|model| !model.is_empty());
+    Thrift {
+        warn_percent: budget.warn_percent,
+        cheaper_model: unless_zero(budget.cheaper_model_percent).zip(model),
+        drop_optional_percent: unless_zero(budget.drop_optional_percent),
+        pause_percent: unless_zero(budget.pause_percent),
+        slices: budget.slices,
     }
 }

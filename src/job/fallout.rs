@@ -10,7 +10,7 @@ use super::Job;
 use super::error::Refusal;
 use super::growth::Growth;
 use super::task::{Node, Task, TaskStatus};
-use crate::protocol::{Event, FeatureId, TaskId};
+use crate::protocol::{Event, FeatureId, Priority, TaskId};
 
 impl Job {
     /// The skips that follow when `root` dies.
@@ -21,6 +21,13 @@ impl Job {
     /// Tasks that wait for `node`, directly or not.
     fn waiting_below<'a>(&'a self, node: &Node) -> impl Iterator<Item = usize> + use<'a> {
         self.below(node).filter(|&at| self.tasks[at].status == TaskStatus::Waiting)
+    }
+
+    /// True for a task of low priority that nothing more urgent needs, directly or not.
+    #[must_use]
+    pub fn is_optional(&self, id: &TaskId) -> bool {
+        let is_low = |task: &Task| task.priority == Priority::Low;
+        self.task(id).is_some_and(is_low) && self.below(&Node::Task(id.clone())).all(|at| is_low(&self.tasks[at]))
     }
 
     fn below<'a>(&'a self, node: &Node) -> impl Iterator<Item = usize> + use<'a> {

@@ -56,12 +56,14 @@ pub enum LlmError {
     #[error("this request cannot be sent: {0}")]
     Unsupported(String),
     /// The budget has no room for the worst case of this call.
-    #[error("the budget has {available} left, this call may need {needed}")]
+    #[error("the budget has {available} left in {scope}, this call may need {needed}")]
     BudgetRefused {
         /// The worst case of the smallest acceptable call.
         needed: MicroUsd,
-        /// What was left in the tightest scope.
+        /// What was left in the first scope that had too little.
         available: MicroUsd,
+        /// Which scope that is.
+        scope: String,
     },
     /// Spending is frozen.
     #[error("spending is frozen in scope {scope}")]
@@ -178,8 +180,8 @@ impl Coded for LlmError {
             Self::Unsupported(_) => {
                 "correct the model or the request; `codeswarm config check` names the faulty setting".into()
             }
-            Self::BudgetRefused { needed, available } => format!(
-                "top the budget up by at least {} (`codeswarm budget top-up`) and resume the job",
+            Self::BudgetRefused { needed, available, scope } => format!(
+                "raise the limit of {scope} by at least {} (`codeswarm budget top-up`) and resume the job",
                 needed.saturating_sub(*available)
             ),
             Self::Frozen { .. } => "find out why it was frozen (`codeswarm budget show`), then thaw it".into(),

@@ -206,10 +206,10 @@ impl Metered {
         let mut shrinks = 0;
         loop {
             let amount = prices.worst_case(&prepared.worst_case).map_err(unpriced)?;
-            let (needed, available) =
+            let (needed, available, scope) =
                 match self.treasurer.reserve(id.clone(), context, &request.model, amount, lease).await {
                     Ok(reservation) => return Ok((prepared, reservation)),
-                    Err(BudgetError::Refused { needed, available, .. }) => (needed, available),
+                    Err(BudgetError::Refused { needed, available, scope }) => (needed, available, scope),
                     Err(BudgetError::Frozen { scope }) => return Err(LlmError::Frozen { scope: scope.to_string() }),
                     Err(BudgetError::Ledger(cause)) => return Err(LlmError::Ledger(cause)),
                     Err(BudgetError::Price(cause)) => return Err(unpriced(cause)),
@@ -218,7 +218,7 @@ impl Metered {
             if fitting < smallest || fitting >= request.max_tokens || shrinks == MOST_SHRINKS {
                 let least = WorstCaseInput { max_tokens: smallest, ..prepared.worst_case };
                 let needed = prices.worst_case(&least).unwrap_or(needed);
-                return Err(LlmError::BudgetRefused { needed, available });
+                return Err(LlmError::BudgetRefused { needed, available, scope: scope.to_string() });
             }
             request.max_tokens = fitting;
             prepared = self.provider.prepare(request)?;

@@ -45,6 +45,17 @@ pub enum TaskKind {
     },
 }
 
+impl TaskKind {
+    /// The feature it belongs to; none for the strategic plan.
+    #[must_use]
+    pub const fn feature(&self) -> Option<&FeatureId> {
+        match self {
+            Self::Plan { .. } => None,
+            Self::FeaturePlan { feature, .. } | Self::File { feature, .. } => Some(feature),
+        }
+    }
+}
+
 /// A finished file that a task may read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContextFile {
@@ -92,6 +103,9 @@ pub struct TaskMessage {
     pub feedback: Option<String>,
     /// Expected size of the answer in tokens, 0 when unknown.
     pub estimated_tokens: u32,
+    /// The model to call instead of the role's own, when money runs low.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
 }
 
 /// Tokens of one call by kind, as the provider reported them. The three input counters are disjoint.

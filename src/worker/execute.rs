@@ -76,14 +76,14 @@ impl Executor {
         cancel: &CancellationToken,
     ) -> Ran {
         let role = match self.roles.get(&message.agent) {
-            Ok(role) => role,
+            Ok(role) => message.model.clone().map_or_else(|| Arc::clone(role), |model| Arc::new(role.on(model))),
             Err(error) => return unusable(FailureKind::Fatal, &error),
         };
         let context = match self.context(message).await {
             Ok(context) => context,
             Err(error) => return Ran::failed(FailureKind::Transient, error.code(), &error.to_string()),
         };
-        self.call(role, message, &context, instance, claims, cancel).await
+        self.call(&role, message, &context, instance, claims, cancel).await
     }
 
     async fn call(
@@ -109,6 +109,10 @@ impl Executor {
             message.attempt,
             u64::from(claims),
         );
+        let call_context = match message.kind.feature() {
+            Some(feature) => call_context.for_feature(feature),
+            None => call_context,
+        };
         // A repair of what was refused may use what the budget keeps for repairs.
         let call_context = if message.feedback.is_some() { call_context.with_hold_back() } else { call_context };
         let minimum = agent::minimum_output_tokens(message).min(request.max_tokens);

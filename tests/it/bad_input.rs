@@ -99,7 +99,7 @@ async fn a_budget_below_the_first_call_says_what_it_would_need() {
     let ran = ran.await;
     ran.assert_ended(
         4,
-        &["budget exhausted", "the budget has $0.000001 left, this call may need $0.", "budget top-up"],
+        &["budget exhausted", "the budget has $0.000001 left in job:", "this call may need $0.", "budget top-up"],
     );
     let story = sandbox.story().await;
     assert_eq!((story.balance.spent.0, story.balance.reserved.0), (0, 0));
@@ -247,7 +247,7 @@ async fn a_key_that_is_missing_or_wrong_is_named_and_never_shown() {
         ("", "gone", "CS-CONFIG-002", &["gone", "No such file"]),
         ("", "home", "CS-CONFIG-002", &["home", "not a file"]),
         ("", "long", "CS-CONFIG-002", &["long", "4096"]),
-        ("", "empty", "CS-CONFIG-002", &["the key is empty"]),
+        ("", "empty", "CS-CONFIG-002", &["the file empty is empty"]),
         ("sk with\nbreaks-5ecret", "", "CS-CONFIG-002", &["cannot be sent"]),
         ("   ", "", "CS-CONFIG-002", &["the key is empty"]),
     ];

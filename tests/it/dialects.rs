@@ -108,11 +108,17 @@ fn case_04_a_free_model_has_to_be_declared_free() {
     let provider = Provider::start(job.script.clone(), options);
     let url = provider.server.base_url();
     let configuration = |price: &str| {
-        format!("[llm]\nprovider = \"ollama\"\nmodel = \"my-model\"\n[providers.ollama]\nbase_url = \"{url}/as/ollama/v1\"\n{price}\n")
+        format!(
+            "[llm]\nprovider = \"ollama\"\nmodel = \"my-model\"\n[providers.ollama]\nbase_url = \"{url}/as/ollama/v1\"\n{price}\n"
+        )
     };
     let sandbox = Sandbox::new();
     let refused = run(&sandbox, &configuration(""), &[]).expect_code(1);
-    assert!(refused.stderr.contains("CS-FLEET-003") && refused.stderr.contains("ollama/my-model"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("CS-FLEET-003") && refused.stderr.contains("ollama/my-model"),
+        "{}",
+        refused.stderr
+    );
     assert_eq!(provider.server.requests(), 0);
     run(&sandbox, &configuration("price = 0"), &[]).expect_code(0);
     assert_eq!(assert_complete(&sandbox, &job, provider.billed()), MicroUsd::ZERO);
@@ -159,13 +165,17 @@ fn a_recorded_run_replays_to_the_same_tree_with_other_schedules_and_holds_no_key
         let mut script = job.script.clone();
         for task in job.tasks.iter().take(2) {
             let key = format!("file {}", task.path);
-            let right = Reply::new(format!("<file path=\"{0}\" id=\"{{{{id}}}}\">\nNAME = \"{0}\"\nMARK = \"{{{{call-id}}}}\"\n</file-{{{{id}}}}>\n", task.path));
+            let right = Reply::new(format!(
+                "<file path=\"{0}\" id=\"{{{{id}}}}\">\nNAME = \"{0}\"\nMARK = \"{{{{call-id}}}}\"\n</file-{{{{id}}}}>\n",
+                task.path
+            ));
             let wrong = Script::new().reply(&key, Reply::new("half").fault(fault)).reply(&key, right);
             script = script.merged(wrong);
         }
         let provider = Provider::start(script, FakeOptions::default());
         let url = provider.server.base_url();
-        let configuration = format!("[llm]\nmodel = \"{model}\"\nbase_url = \"{url}\"\nopenai_base_url = \"{url}/v1\"\n");
+        let configuration =
+            format!("[llm]\nmodel = \"{model}\"\nbase_url = \"{url}\"\nopenai_base_url = \"{url}/v1\"\n");
         let sandbox = Sandbox::new();
         let recording = sandbox.work().join("recorded.jsonl");
         run(&sandbox, &configuration, &["--record", "recorded.jsonl", "--concurrency", "8"]).expect_code(0);
@@ -187,7 +197,8 @@ fn a_recorded_run_replays_to_the_same_tree_with_other_schedules_and_holds_no_key
 #[test]
 fn the_local_server_makes_a_whole_job_up_and_its_rate_limit_is_lived_with() {
     let sandbox = Sandbox::new();
-    let arguments = ["--synthetic", "5x3", "--edges", "4", "--latency-ms", "5", "--seed", "3", "--concurrency-limit", "3"];
+    let arguments =
+        ["--synthetic", "5x3", "--edges", "4", "--latency-ms", "5", "--seed", "3", "--concurrency-limit", "3"];
     let mut server = Running::start(&mut sandbox.command(env!("CARGO_BIN_EXE_fake-claude"), &arguments));
     let url = server.wait_for(|line| line.starts_with("http://")).expect("says where it listens");
     let configuration = format!("[llm]\nbase_url = \"{url}\"\nattempts = 10\n");

@@ -122,7 +122,8 @@ async fn observe(format: Format, case: &Case) -> Row {
     assert_eq!(u64::from(outcome.attempts), server.requests(), "{}: a hidden attempt", case.name);
     let entries = backend.ledger.entries(EntryFilter { job: Some(job), ..EntryFilter::default() }).await.unwrap();
     let reserved = entries.iter().find(|entry| entry.kind == EntryKind::Reserve).expect("was reserved").clone();
-    let ended = entries.iter().find(|entry| entry.kind != EntryKind::Reserve && entry.reservation == reserved.reservation);
+    let ended =
+        entries.iter().find(|entry| entry.kind != EntryKind::Reserve && entry.reservation == reserved.reservation);
     let ended = ended.expect("has ended");
     let charge = match ended.kind {
         EntryKind::Release => "nothing",

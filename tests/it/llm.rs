@@ -108,12 +108,19 @@ async fn a_call_costs_in_the_ledger_exactly_what_the_server_bills() {
 fn is_expected(fault: Fault, result: &Result<codeswarm::llm::LlmReply, LlmError>) -> bool {
     match (fault, result) {
         (
-            Fault::Status400 | Fault::Status401 | Fault::Status402 | Fault::Status403 | Fault::Status404 | Fault::SpendCap429,
+            Fault::Status400
+            | Fault::Status401
+            | Fault::Status402
+            | Fault::Status403
+            | Fault::Status404
+            | Fault::SpendCap429,
             Err(LlmError::Status { status: 400..=429, well_formed: true, .. }),
         )
         | (Fault::Html413, Err(LlmError::Status { status: 413, well_formed: false, .. })) => true,
         (Fault::Refusal | Fault::RefusalBefore, Ok(reply)) => matches!(reply.stop, StopReason::Refusal(_)),
-        (Fault::ThinkingOnly | Fault::ToolCut, Ok(reply)) => reply.stop == StopReason::MaxTokens && reply.text.is_empty(),
+        (Fault::ThinkingOnly | Fault::ToolCut, Ok(reply)) => {
+            reply.stop == StopReason::MaxTokens && reply.text.is_empty()
+        }
         (Fault::MaxTokens, Ok(reply)) => reply.stop == StopReason::MaxTokens,
         (Fault::NoUsage, Ok(reply)) => reply.text == ANSWER && reply.usage.is_none(),
         (Fault::EmptyEndTurn, Ok(reply)) => reply.stop == StopReason::EndTurn && reply.text.is_empty(),

@@ -88,9 +88,10 @@ impl Storm {
         ran.assert_ended(0, &["completed"]);
         let story = sandbox.story().await;
         story.assert_sound_money(server.bill().cost_micros);
-        let burnt = story.events.iter().filter(|event| {
-            matches!(event, Event::TaskFailed { failure, .. } if failure.kind != FailureKind::Parked)
-        });
+        let burnt = story
+            .events
+            .iter()
+            .filter(|event| matches!(event, Event::TaskFailed { failure, .. } if failure.kind != FailureKind::Parked));
         assert_eq!(burnt.count(), 0, "no task may lose an attempt to a provider that is only busy");
         (took, server.rejected())
     }

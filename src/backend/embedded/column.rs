@@ -7,9 +7,7 @@
 use rusqlite::ToSql;
 use rusqlite::types::{ToSqlOutput, Type, ValueRef};
 
-use crate::backend::Scope;
 use crate::clock::Timestamp;
-use crate::protocol::JobId;
 
 /// An unsigned number as stored.
 pub(super) fn stored(number: u64) -> i64 {
@@ -44,14 +42,6 @@ where
 /// A value that cannot be what the program once wrote.
 pub(super) fn damaged(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Blob, Box::new(error))
-}
-
-/// The job of a scope, if it is one.
-pub(super) fn job_of(scope: &Scope) -> Option<&JobId> {
-    match scope {
-        Scope::Account => None,
-        Scope::Job(job) => Some(job),
-    }
 }
 
 /// First text that sorts after every text with a prefix. A blob sorts after all text.

@@ -14,7 +14,7 @@ use super::fault::Halt;
 use super::sql::statement;
 use crate::backend::rates::gate::Gate;
 use crate::backend::rates::meter::Bank;
-use crate::backend::rates::check_key;
+use crate::backend::rates::{check_key, check_step};
 use crate::backend::{BackendError, GatePolicy, GateStep, GateView, Limits, RateState, RateTable, Take, Taken};
 
 const SQL: &str = include_str!("sql/rates.sql");
@@ -63,6 +63,7 @@ impl RateTable for Store {
     async fn gate(&self, key: &str, policy: &GatePolicy, change: GateStep) -> Result<GateView, BackendError> {
         const STATEMENTS: (&str, &str) = (statement(SQL, "gate"), statement(SQL, "keep gate"));
         check_key(key)?;
+        check_step(&change)?;
         let (key, policy) = (key.to_owned(), *policy);
         if change == GateStep::Look {
             let now = self.clock.now();

@@ -42,7 +42,7 @@ pub enum GateStep {
     Look,
     /// Ask to pass; a breaker that is due for trials grants one under this id.
     Enter {
-        /// Fresh per call; asking again with it answers the same trial.
+        /// Fresh per call, 1 to 64 letters and digits; asking again with it answers the same trial.
         id: String,
     },
     /// How calls ended.
@@ -121,11 +121,12 @@ impl Gate {
         if now < until {
             return GateView::Open { wait: until.since(now) };
         }
+        let running = || self.trials.iter().filter(|(_, until)| *until > now);
         // Those that have passed keep their place: the number of trials bounds what a sick provider is asked.
-        if self.passed + u32::try_from(self.trials.len()).unwrap_or(u32::MAX) < policy.trials.max(1) {
+        if self.passed + u32::try_from(running().count()).unwrap_or(u32::MAX) < policy.trials.max(1) {
             return GateView::Trial;
         }
-        let next = self.trials.iter().map(|(_, until)| until.since(now)).min().unwrap_or(policy.open);
+        let next = running().map(|(_, until)| until.since(now)).min().unwrap_or(policy.open);
         GateView::HalfOpen { wait: next.min(policy.open).max(Duration::from_millis(1)) }
     }
 

@@ -1,14 +1,41 @@
-//! State, money, leases, delays and presence on Redis.
+//! State, money, leases, delays and presence on Redis: everything that is compared and counted.
 //!
-//! To be filled.
+//! Each mutation is one Lua script, which runs alone on the server and so needs no lock and no second look; six domains
+//! with a hash tag each (`{state}`, `{budget}`, `{locks}`, `{delay}`, `{presence}`, `{rates}`) keep a script's keys together. Keys are hashes,
+//! sorted sets and streams rather than blobs, so that `redis-cli` shows what is going on; each file says which. The
+//! server's clock is the one that counts. Nothing here may depend on a connection living, an answer arriving, or a key
+//! expiring, and nothing may run against a server that forgets what it has acknowledged without saying so.
+
+mod delay;
+mod fault;
+mod feed;
+mod ledger;
+mod link;
+mod locks;
+mod presence;
+mod rates;
+mod reply;
+mod script;
+mod state;
+mod survey;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use redis::{Client, Script, ScriptInvocation};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use self::survey::{RedisFacts, survey};
+
+use self::feed::Hints;
+use self::link::Links;
 use super::delay::DelayStore;
-use super::distributed::{Certificates, DistributedOptions};
+use super::distributed::{Certificates, DistributedOptions, OPEN_TIMEOUT};
 use super::{BackendError, Ledger, LockTable, RateTable, StateStore};
-use crate::clock::Clock;
+use crate::clock::{Clock, ClockSetter, random_token};
 use crate::config::Secret;
 use crate::protocol::InstanceId;
 
@@ -21,7 +48,7 @@ pub struct RedisOptions {
     pub user: Option<String>,
     /// Password, if not in the URL.
     pub password: Option<Secret>,
-    /// With which certificates.
+    /// With which certificates. An authority named here is trusted instead of the system's.
     pub certificates: Certificates,
     /// Connections of this process.
     pub connections: usize,
@@ -34,20 +61,124 @@ pub struct RedisOptions {
 }
 
 /// What Redis holds.
-pub(super) struct RedisStores {
-    pub(super) state: Arc<dyn StateStore>,
-    pub(super) ledger: Arc<dyn Ledger>,
-    pub(super) locks: Arc<dyn LockTable>,
-    pub(super) rates: Arc<dyn RateTable>,
+pub struct RedisStores {
+    /// Versioned keys.
+    pub state: Arc<dyn StateStore>,
+    /// Money.
+    pub ledger: Arc<dyn Ledger>,
+    /// Leases.
+    pub locks: Arc<dyn LockTable>,
+    /// Allowances and breakers of providers.
+    pub rates: Arc<dyn RateTable>,
+    /// Messages that wait, for the broker beside.
     pub(super) delays: Arc<dyn DelayStore>,
-    pub(super) clock: Clock,
+    /// The server's clock.
+    pub clock: Clock,
 }
 
-/// Connects and checks the server.
-pub(super) async fn open(
-    _options: &DistributedOptions,
-    _instance: &InstanceId,
-    _clock: Option<Clock>,
+/// Prefixes of the keys, one per domain.
+struct Space {
+    state: String,
+    budget: String,
+    locks: String,
+    delay: String,
+    presence: String,
+    rates: String,
+}
+
+impl Space {
+    fn new(namespace: &str) -> Self {
+        let prefix = |domain: &str| format!("{namespace}:{{{domain}}}");
+        Self {
+            state: prefix("state"),
+            budget: prefix("budget"),
+            locks: prefix("locks"),
+            delay: prefix("delay"),
+            presence: prefix("presence"),
+            rates: prefix("rates"),
+        }
+    }
+}
+
+/// One process' handle on the server. Its tasks end when the last clone of the stores is dropped.
+struct Store {
+    links: Links,
+    space: Space,
+    clock: Clock,
+    /// Sets the clock, unless a test does.
+    setter: Option<ClockSetter>,
+    /// Whether it was ever set.
+    is_set: AtomicBool,
+    process: InstanceId,
+    /// Names the budget's data that this process has seen.
+    epoch: String,
+    hints: Hints,
+    _ending: DropGuard,
+}
+
+impl Store {
+    /// A call of `script` on the keys below `prefix`.
+    fn call(&self, script: &'static Script, prefix: &str) -> ScriptInvocation<'static> {
+        script::call(script, prefix, &self.clock)
+    }
+}
+
+/// Connects, checks the server, and enters this process among the living. `clock` is `None` in production.
+///
+/// # Errors
+/// [`BackendError::Unavailable`] when the server cannot be reached, [`BackendError::Invalid`] when it is not what it has to be
+/// or refuses the login, each naming its address.
+pub async fn open(
+    options: &DistributedOptions,
+    instance: &InstanceId,
+    clock: Option<Clock>,
 ) -> Result<RedisStores, BackendError> {
-    Err(BackendError::Unavailable { store: "Redis", reason: "not built yet".into() })
+    let address = || survey::connection_info(&options.redis).map(|info| info.addr().to_string());
+    match tokio::time::timeout(OPEN_TIMEOUT, start(options, instance, clock)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(BackendError::Unavailable {
+            store: fault::STORE,
+            reason: format!("{} did not get ready within {} s", address()?, OPEN_TIMEOUT.as_secs()),
+        }),
+    }
+}
+
+async fn start(
+    options: &DistributedOptions,
+    instance: &InstanceId,
+    clock: Option<Clock>,
+) -> Result<RedisStores, BackendError> {
+    let redis = &options.redis;
+    let info = survey::connection_info(redis)?;
+    let space = Space::new(&options.namespace);
+    survey::inspect(info.clone(), redis.request_timeout, &space).await?.check(options.require_durable)?;
+    let client = Client::open(info.clone()).map_err(|error| fault::classify(&error, &info.addr().to_string()))?;
+    let links =
+        Links::new(info, redis.connections, redis.request_timeout, format!("{}-{instance}", options.namespace))?;
+    let (clock, setter) = match clock {
+        Some(clock) => (clock, None),
+        None => {
+            let (clock, setter) = Clock::following();
+            (clock, Some(setter))
+        }
+    };
+    let ending = CancellationToken::new();
+    let channel = format!("{}:changed", space.state);
+    let mut epoch = script::call(&script::LEDGER_EPOCH, &space.budget, &clock);
+    epoch.arg(format!("{}-{}", clock.now().0, random_token(16)));
+    let epoch = reply::text(links.ask(epoch).await?)?;
+    let store = Arc::new(Store {
+        links,
+        space,
+        clock: clock.clone(),
+        setter,
+        is_set: AtomicBool::new(false),
+        process: instance.clone(),
+        epoch,
+        hints: Hints::new(client, channel, redis.request_timeout, ending.clone()),
+        _ending: ending.clone().drop_guard(),
+    });
+    store.enter(redis.dead_after).await?;
+    tokio::spawn(presence::run(Arc::downgrade(&store), redis.beat, redis.dead_after, ending));
+    Ok(RedisStores { state: store.clone(), ledger: store.clone(), locks: store.clone(), rates: store.clone(), delays: store, clock })
 }

@@ -275,7 +275,7 @@ async fn below_the_minimum_nothing_is_sent_and_nothing_is_tried_again() {
     let bench = Bench::new(limit, []);
     let outcome = bench.call(8_000, 1_000).await;
     match outcome.result {
-        Err(LlmError::BudgetRefused { needed, available }) => {
+        Err(LlmError::BudgetRefused { needed, available, .. }) => {
             assert_eq!(available, MicroUsd(limit));
             assert!(needed > available && needed <= bench.worst(1_000), "{needed} of {available}");
         }

@@ -112,6 +112,9 @@ pub fn task_message(message: &TaskMessage) -> Result<(), ProtocolError> {
             artifact("artifact", &file.artifact).map_err(inside)?;
         }
     }
+    if let Some(model) = &message.model {
+        line("model", model, MAX_ID)?;
+    }
     match &message.feedback {
         Some(feedback) => bounded("feedback", feedback, MAX_REASON),
         None => Ok(()),

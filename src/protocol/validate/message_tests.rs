@@ -30,6 +30,7 @@ fn message() -> TaskMessage {
         interfaces: vec![],
         feedback: None,
         estimated_tokens: 100,
+        model: None,
     }
 }
 

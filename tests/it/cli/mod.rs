@@ -2,6 +2,7 @@
 //!
 //! Every wait ends with a process, a line or a deadline that is far beyond what a slow machine needs.
 
+mod money;
 mod reading;
 mod steering;
 

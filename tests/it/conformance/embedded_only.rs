@@ -75,7 +75,7 @@ async fn reopening_keeps_everything() {
     let Acquired::Granted { fence, .. } = backend.locks.acquire(lock("elsewhere".into())).await.unwrap() else {
         panic!("not granted")
     };
-    let TestBackend { backend, clock, instance: first, directory } = test;
+    let TestBackend { backend, clock, instance: first, directory, .. } = test;
     drop(backend);
     let second = instance("second");
     let backend = open_embedded(directory.path(), &second, &clock).await.unwrap();

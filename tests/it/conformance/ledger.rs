@@ -7,7 +7,7 @@ use codeswarm::backend::{
     Adjustment, Backend, BackendError, Balance, EntryFilter, EntryKind, ReserveOutcome, ReserveRequest, Scope,
     SettleOutcome, Settlement,
 };
-use codeswarm::protocol::Usage;
+use codeswarm::protocol::{FeatureId, Usage};
 
 use crate::support::stores::{TestBackend, agent, instance, job, s, task, usd};
 
@@ -178,9 +178,9 @@ pub(crate) async fn expired_reservation_becomes_spent(test: &TestBackend) {
     let backend = &test.backend;
     limit(backend, &scope(), 100).await;
     reserve(backend, "a", 60).await;
-    test.clock.advance(s(59));
+    test.pass(s(59)).await;
     assert_eq!(counts(backend).await, (0, 60), "the lease is not over yet");
-    test.clock.advance(s(1));
+    test.pass(s(1)).await;
     assert_eq!(counts(backend).await, (60, 0), "a mere look is an operation");
     assert_eq!(reserve(backend, "b", 41).await, refused(40));
     backend.ledger.release("a").await.unwrap();
@@ -194,7 +194,7 @@ pub(crate) async fn expiring_names_what_it_turned(test: &TestBackend) {
     reserve(backend, "b", 20).await;
     settle(backend, "b", 5).await;
     assert!(backend.ledger.expire().await.unwrap().is_empty());
-    test.clock.advance(s(60));
+    test.pass(s(60)).await;
     assert_eq!(backend.ledger.expire().await.unwrap(), ["a"]);
     assert!(backend.ledger.expire().await.unwrap().is_empty(), "only once");
     assert_eq!(counts(backend).await, (15, 0));
@@ -204,7 +204,7 @@ pub(crate) async fn settling_after_expiry_corrects_the_charge_once(test: &TestBa
     let backend = &test.backend;
     limit(backend, &scope(), 100).await;
     reserve(backend, "a", 60).await;
-    test.clock.advance(s(61));
+    test.pass(s(61)).await;
     assert_eq!(counts(backend).await, (60, 0));
     for _ in 0..2 {
         assert_eq!(settle(backend, "a", 10).await, SettleOutcome { charged: usd(10), overrun: false });
@@ -237,7 +237,7 @@ pub(crate) async fn a_late_overrun_after_expiry_freezes_too(test: &TestBackend) 
     let backend = &test.backend;
     limit(backend, &scope(), 100).await;
     reserve(backend, "a", 60).await;
-    test.clock.advance(s(61));
+    test.pass(s(61)).await;
     assert_eq!(settle(backend, "a", 61).await, SettleOutcome { charged: usd(61), overrun: true });
     let balance = balance(backend).await;
     assert_eq!((balance.spent, balance.frozen), (usd(61), true));
@@ -320,7 +320,7 @@ pub(crate) async fn entries_tell_what_happened_in_order(test: &TestBackend) {
     }
     settle(backend, "a", 4).await;
     backend.ledger.release("b").await.unwrap();
-    test.clock.advance(s(60));
+    test.pass(s(60)).await;
     let entries = backend.ledger.entries(EntryFilter::default()).await.unwrap();
     let told: Vec<_> = entries
         .iter()
@@ -345,7 +345,7 @@ pub(crate) async fn entries_tell_what_happened_in_order(test: &TestBackend) {
     assert_eq!((settled.job.as_deref(), settled.task.as_deref()), (Some("j"), Some("plan")));
     assert_eq!((settled.agent.as_deref(), settled.model.as_deref()), (Some("coder"), Some("m-1")));
     assert!(!entries[0].note.is_empty());
-    let page = EntryFilter { after: entries[1].id, limit: 2, job: Some(job("j")) };
+    let page = EntryFilter { after: entries[1].id, limit: 2, job: Some(job("j")), ..EntryFilter::default() };
     let page = backend.ledger.entries(page).await.unwrap();
     assert_eq!(page, entries[2..4]);
     let other = EntryFilter { job: Some(job("other")), ..EntryFilter::default() };
@@ -354,4 +354,80 @@ pub(crate) async fn entries_tell_what_happened_in_order(test: &TestBackend) {
 
 pub(crate) async fn an_unknown_scope_is_all_zero(test: &TestBackend) {
     assert_eq!(balance(&test.backend).await, Balance::default());
+}
+
+pub(crate) async fn a_charge_stays_in_the_window_of_its_reservation(test: &TestBackend) {
+    let backend = &test.backend;
+    limit(backend, &Scope::PerDay, 100).await;
+    let [first, month] = Scope::windows(test.clock.now());
+    let outcome = backend.ledger.reserve(request("late", &[first.clone(), month.clone()], 90)).await.unwrap();
+    assert_eq!(outcome, ReserveOutcome::Granted);
+    let full = backend.ledger.reserve(request("more", &[first.clone(), month.clone()], 20)).await.unwrap();
+    assert_eq!(full, ReserveOutcome::Refused { scope: first.clone(), available: usd(10) });
+    test.pass(s(50)).await;
+    let [second, same_month] = Scope::windows(test.clock.now().after(s(86_400)));
+    assert_eq!((month.clone(), first == second), (same_month, false));
+    let outcome = backend.ledger.reserve(request("next", &[second.clone(), month.clone()], 100)).await.unwrap();
+    assert_eq!(outcome, ReserveOutcome::Granted, "a new day has a limit of its own");
+    settle(backend, "late", 80).await;
+    let of = async |scope: &Scope| backend.ledger.balance(scope).await.unwrap();
+    let (yesterday, today) = (of(&first).await, of(&second).await);
+    assert_eq!((yesterday.spent, yesterday.reserved, yesterday.limit), (usd(80), usd(0), Some(usd(100))));
+    assert_eq!((today.spent, today.reserved, today.limit), (usd(0), usd(100), Some(usd(100))));
+    assert_eq!((of(&month).await.spent, of(&month).await.limit), (usd(80), None));
+}
+
+pub(crate) async fn an_overrun_in_a_window_leaves_tomorrow_open(test: &TestBackend) {
+    let backend = &test.backend;
+    limit(backend, &scope(), 1_000).await;
+    let [day, _] = Scope::windows(test.clock.now());
+    let scopes = [Scope::Account, day.clone(), scope()];
+    assert_eq!(backend.ledger.reserve(request("a", &scopes, 10)).await.unwrap(), ReserveOutcome::Granted);
+    assert!(settle(backend, "a", 30).await.overrun);
+    assert!(backend.ledger.balance(&Scope::Account).await.unwrap().frozen);
+    let window = backend.ledger.balance(&day).await.unwrap();
+    assert_eq!((window.frozen, window.spent), (false, usd(30)));
+    backend.ledger.adjust("freeze-days", &Scope::PerDay, Adjustment::Freeze).await.unwrap();
+    assert!(backend.ledger.balance(&day).await.unwrap().frozen);
+}
+
+pub(crate) async fn slices_and_agent_types_have_limits_of_their_own(test: &TestBackend) {
+    let backend = &test.backend;
+    limit(backend, &scope(), 1_000).await;
+    let slice = Scope::Slice(job("j"), FeatureId::new("api").unwrap());
+    let reviewer = Scope::Agent(job("j"), agent("reviewer"));
+    let both = [scope(), slice.clone(), reviewer.clone()];
+    assert_eq!(backend.ledger.reserve(request("a", &both, 40)).await.unwrap(), ReserveOutcome::Granted);
+    limit(backend, &slice, 50).await;
+    let outcome = backend.ledger.reserve(request("b", &both, 11)).await.unwrap();
+    assert_eq!(outcome, ReserveOutcome::Refused { scope: slice.clone(), available: usd(10) });
+    limit(backend, &slice, 500).await;
+    limit(backend, &reviewer, 45).await;
+    let outcome = backend.ledger.reserve(request("c", &both, 11)).await.unwrap();
+    assert_eq!(outcome, ReserveOutcome::Refused { scope: reviewer.clone(), available: usd(5) });
+    assert_eq!(counts(backend).await, (0, 40), "a refusal by one scope changes none");
+    let top_up = backend.ledger.adjust("more", &reviewer, Adjustment::TopUp(usd(6))).await.unwrap();
+    assert_eq!(top_up.available(), Some(usd(11)));
+    assert_eq!(backend.ledger.reserve(request("c", &both, 11)).await.unwrap(), ReserveOutcome::Granted);
+}
+
+pub(crate) async fn entries_can_be_picked_by_agent_model_and_time(test: &TestBackend) {
+    let backend = &test.backend;
+    let start = test.clock.now();
+    for (id, who, model) in [("a", "coder", "m-1"), ("b", "reviewer", "m-1"), ("c", "coder", "m-2")] {
+        let asked = ReserveRequest { agent: agent(who), model: model.into(), ..request(id, &[Scope::Account], 1) };
+        assert_eq!(backend.ledger.reserve(asked).await.unwrap(), ReserveOutcome::Granted);
+        test.pass(s(1)).await;
+    }
+    let told = async |filter: EntryFilter| {
+        let entries = backend.ledger.entries(filter).await.unwrap();
+        entries.into_iter().map(|entry| entry.reservation).collect::<Vec<_>>()
+    };
+    let all = EntryFilter::default;
+    assert_eq!(told(EntryFilter { agent: Some(agent("coder")), ..all() }).await, ["a", "c"]);
+    assert_eq!(told(EntryFilter { model: Some("m-1".into()), ..all() }).await, ["a", "b"]);
+    assert_eq!(told(EntryFilter { since: Some(start.after(s(1))), ..all() }).await, ["b", "c"]);
+    assert_eq!(told(EntryFilter { before: Some(start.after(s(1))), ..all() }).await, ["a"]);
+    let one = EntryFilter { agent: Some(agent("coder")), since: Some(start.after(s(1))), limit: 1, ..all() };
+    assert_eq!(told(one).await, ["c"]);
 }

@@ -70,7 +70,7 @@ pub(crate) async fn asking_again_in_the_same_mode_answers_the_same_fence(test: &
     let backend = &test.backend;
     for mode in [Exclusive, Shared, LockMode::Permit { capacity: 2 }] {
         let first = fence(&lock(backend, "r", "a", mode).await);
-        test.clock.advance(s(10));
+        test.pass(s(10)).await;
         let again = lock(backend, "r", "a", mode).await;
         assert_eq!(fence(&again), first);
         release(backend, "r", "a").await;
@@ -87,7 +87,7 @@ pub(crate) async fn fences_grow_with_every_grant_and_survive_release(test: &Test
             last = fence;
             release(backend, "r", owner).await;
         }
-        test.clock.advance(s(3_600));
+        test.pass(s(3_600)).await;
     }
     let shared = fence(&lock(backend, "r", "a", Shared).await);
     assert!(fence(&lock(backend, "r", "b", Shared).await) > shared, "every grant has its own");
@@ -96,10 +96,10 @@ pub(crate) async fn fences_grow_with_every_grant_and_survive_release(test: &Test
 pub(crate) async fn a_lease_ends_by_the_clock_and_its_fence_is_stale(test: &TestBackend) {
     let backend = &test.backend;
     let stale = fence(&lock(backend, "r", "a", Exclusive).await);
-    test.clock.advance(s(20));
+    test.pass(s(20)).await;
     let until = backend.locks.renew("r", "a", stale, LEASE).await.unwrap();
     assert_eq!(until, START.after(s(50)));
-    test.clock.advance(s(30));
+    test.pass(s(30)).await;
     let late = backend.locks.renew("r", "a", stale, LEASE).await;
     assert!(matches!(late, Err(BackendError::LeaseLost { .. })), "{late:?}");
     let fresh = fence(&lock(backend, "r", "b", Exclusive).await);
@@ -147,12 +147,12 @@ pub(crate) async fn urgent_requests_go_first_and_waiting_makes_urgent(test: &Tes
     assert_eq!(urgent(backend, "low", Priority::Low).await, queued(2));
     release(backend, "r", "critical").await;
     release(backend, "r", "high").await;
-    test.clock.advance(s(20));
+    test.pass(s(20)).await;
     backend.locks.renew("r", "holder", holder, LEASE).await.unwrap();
     assert_eq!(urgent(backend, "low", Priority::Low).await, queued(0));
     assert_eq!(urgent(backend, "high", Priority::High).await, queued(1), "20 s have made low as urgent as high");
     assert_eq!(urgent(backend, "critical", Priority::Critical).await, queued(0), "but not more");
-    test.clock.advance(s(10));
+    test.pass(s(10)).await;
     release(backend, "r", "critical").await;
     release(backend, "r", "high").await;
     assert_eq!(urgent(backend, "critical", Priority::Critical).await, queued(1), "after 30 s it is first");
@@ -164,9 +164,9 @@ pub(crate) async fn an_abandoned_waiter_is_gone_at_its_own_deadline(test: &TestB
     let short = |owner: &str| LockRequest { lease: s(5), ..request("r", owner, Exclusive) };
     assert_eq!(ask(backend, short("gone")).await, queued(0));
     assert_eq!(lock(backend, "r", "b", Exclusive).await, queued(1));
-    test.clock.advance(s(4));
+    test.pass(s(4)).await;
     assert_eq!(lock(backend, "r", "b", Exclusive).await, queued(1));
-    test.clock.advance(s(1));
+    test.pass(s(1)).await;
     assert_eq!(lock(backend, "r", "b", Exclusive).await, queued(0));
     assert_eq!(ask(backend, short("gone")).await, queued(1), "it has lost its place");
     backend.locks.renew("r", "holder", holder, LEASE).await.unwrap();
@@ -248,7 +248,7 @@ pub(crate) async fn waiting_without_a_cycle_is_no_deadlock(test: &TestBackend) {
     lock(backend, "2", "b", Exclusive).await;
     assert_eq!(lock(backend, "1", "b", Exclusive).await, queued(0));
     assert_eq!(lock(backend, "2", "c", Exclusive).await, queued(0), "c waits for b, who waits for a, who is free");
-    test.clock.advance(LEASE);
+    test.pass(LEASE).await;
     assert!(matches!(lock(backend, "2", "c", Exclusive).await, Acquired::Granted { .. }), "ended leases hold nobody");
 }
 
@@ -280,7 +280,7 @@ pub(crate) async fn holders_and_waiters_can_be_inspected_by_prefix(test: &TestBa
     let told: Vec<_> = told.iter().map(|info| (info.owner.as_str(), info.mode, info.fence, info.until)).collect();
     let until = START.after(LEASE);
     assert_eq!(told, [("a", Exclusive, Some(fence), until), ("b", Shared, None, until)]);
-    test.clock.advance(LEASE);
+    test.pass(LEASE).await;
     assert!(backend.locks.inspect("").await.unwrap().is_empty());
 }
 

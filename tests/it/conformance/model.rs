@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use codeswarm::backend::{Adjustment, Backend, Balance, Ledger, ReserveOutcome, Scope, SettleOutcome, Settlement};
 use codeswarm::clock::Timestamp;
-use codeswarm::protocol::{MicroUsd, Usage};
+use codeswarm::protocol::{FeatureId, MicroUsd, Usage};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -20,7 +20,7 @@ enum Step {
     Reserve { id: u8, scopes: u8, amount: u64, lease: u64, repair: bool },
     Settle { id: u8, amount: u64 },
     Release { id: u8 },
-    Adjust { request: u8, scope: bool, adjustment: Adjustment },
+    Adjust { request: u8, scope: usize, adjustment: Adjustment },
     Advance { seconds: u64 },
     Expire,
 }
@@ -35,24 +35,37 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Adjustment::Thaw),
     ];
     prop_oneof![
-        6 => (0..100_u8, 1..4_u8, 0..50_u64, 1..20_u64, any::<bool>())
+        6 => (0..100_u8, 1..16_u8, 0..50_u64, 1..20_u64, any::<bool>())
             .prop_map(|(id, scopes, amount, lease, repair)| Step::Reserve { id, scopes, amount, lease, repair }),
         5 => (0..100_u8, 0..60_u64).prop_map(|(id, amount)| Step::Settle { id, amount }),
         2 => (0..100_u8).prop_map(|id| Step::Release { id }),
-        3 => (any::<u8>(), any::<bool>(), adjustment)
+        3 => (any::<u8>(), 0..4_usize, adjustment)
             .prop_map(|(request, scope, adjustment)| Step::Adjust { request, scope, adjustment }),
         2 => (1..15_u64).prop_map(|seconds| Step::Advance { seconds }),
+        1 => (40_000..90_000_u64).prop_map(|seconds| Step::Advance { seconds }),
         1 => Just(Step::Expire),
     ]
 }
 
-fn all_scopes() -> [Scope; 2] {
-    [Scope::Account, Scope::Job(job("j"))]
+/// The scopes that a call at `now` can fall in.
+fn all_scopes(now: Timestamp) -> [Scope; 4] {
+    let [day, _] = Scope::windows(now);
+    [Scope::Account, day, Scope::Job(job("j")), Scope::Slice(job("j"), feature("f"))]
 }
 
-/// The scopes of the two lowest bits.
-fn chosen(bits: u8) -> Vec<Scope> {
-    all_scopes().into_iter().enumerate().filter(|(place, _)| bits & (1 << place) != 0).map(|(_, scope)| scope).collect()
+/// Where the limits of these scopes are kept.
+fn adjustable() -> [Scope; 4] {
+    [Scope::Account, Scope::PerDay, Scope::Job(job("j")), Scope::Slice(job("j"), feature("f"))]
+}
+
+fn feature(name: &str) -> FeatureId {
+    FeatureId::new(name).unwrap()
+}
+
+/// The scopes of the four lowest bits.
+fn chosen(bits: u8, now: Timestamp) -> Vec<Scope> {
+    let all = all_scopes(now).into_iter().enumerate();
+    all.filter(|(place, _)| bits & (1 << place) != 0).map(|(_, scope)| scope).collect()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -86,8 +99,20 @@ impl Model {
         self.scopes.entry(scope.clone()).or_default()
     }
 
+    /// The scope's counters under the limit that holds for it.
+    fn effective(&self, scope: &Scope) -> Balance {
+        let own = self.scopes.get(scope).copied().unwrap_or_default();
+        match scope {
+            Scope::Day(_) => {
+                let policy = self.scopes.get(&Scope::PerDay).copied().unwrap_or_default();
+                Balance { spent: own.spent, reserved: own.reserved, ..policy }
+            }
+            _ => own,
+        }
+    }
+
     fn excess(&self, scope: &Scope) -> u64 {
-        let balance = self.scopes.get(scope).copied().unwrap_or_default();
+        let balance = self.effective(scope);
         balance.limit.map_or(0, |limit| (balance.spent.0 + balance.reserved.0).saturating_sub(limit.0))
     }
 
@@ -112,16 +137,16 @@ impl Model {
         if self.held.contains_key(&id) {
             return ReserveOutcome::Granted;
         }
-        if let Some(scope) = scopes.iter().find(|scope| self.scope(scope).frozen) {
+        if let Some(scope) = scopes.iter().find(|scope| self.effective(scope).frozen) {
             return ReserveOutcome::Frozen { scope: scope.clone() };
         }
         for scope in &scopes {
-            let balance = *self.scope(scope);
+            let balance = self.effective(scope);
             let committed = balance.spent.0 + balance.reserved.0 + if repair { 0 } else { balance.hold_back.0 };
             let available = match (balance.limit, scope) {
                 (Some(limit), _) => limit.0.saturating_sub(committed),
-                (None, Scope::Account) => continue,
                 (None, Scope::Job(_)) => 0,
+                (None, _) => continue,
             };
             if amount > available || balance.limit.is_none() {
                 return ReserveOutcome::Refused { scope: scope.clone(), available: usd(available) };
@@ -151,7 +176,8 @@ impl Model {
         }
         if overrun {
             for scope in &held.scopes {
-                self.scope(scope).frozen = true;
+                // Of an account's window only the policy can be frozen, and that is a person's decision.
+                self.scope(scope).frozen |= !matches!(scope, Scope::Day(_));
                 self.excused.insert(scope.clone(), self.excess(scope));
             }
         }
@@ -176,14 +202,17 @@ impl Model {
         let balance = self.scope(scope);
         match adjustment {
             Adjustment::SetLimit(limit) => balance.limit = limit,
-            Adjustment::TopUp(_) if balance.limit.is_none() && *scope == Scope::Account => {}
+            Adjustment::TopUp(_) if balance.limit.is_none() && !matches!(scope, Scope::Job(_)) => {}
             Adjustment::TopUp(more) => balance.limit = Some(usd(balance.limit.unwrap_or_default().0 + more.0)),
             Adjustment::HoldBack(amount) => balance.hold_back = amount,
             Adjustment::Freeze => balance.frozen = true,
             Adjustment::Thaw => balance.frozen = false,
         }
         let outcome = *balance;
-        self.excused.insert(scope.clone(), self.excess(scope));
+        let days: Vec<Scope> = self.scopes.keys().filter(|scope| matches!(scope, Scope::Day(_))).cloned().collect();
+        for scope in days.iter().chain([scope]) {
+            self.excused.insert(scope.clone(), self.excess(scope));
+        }
         self.adjusted.insert(request, outcome);
         outcome
     }
@@ -192,16 +221,17 @@ impl Model {
 /// Runs one step on both and compares.
 async fn compare(ledger: &dyn Ledger, model: &mut Model, test: &TestBackend, step: Step) {
     if let Step::Advance { seconds } = step {
-        test.clock.advance(s(seconds));
+        test.pass(s(seconds)).await;
         return;
     }
     let now = test.clock.now();
     let due = model.expire(now);
     match step {
         Step::Reserve { id, scopes, amount, lease, repair } => {
-            let mut asked = request(&id.to_string(), &chosen(scopes), amount);
+            let scopes = chosen(scopes, now);
+            let mut asked = request(&id.to_string(), &scopes, amount);
             (asked.lease, asked.may_use_hold_back) = (s(lease), repair);
-            let expected = model.reserve(id, chosen(scopes), amount, now.after(s(lease)), repair);
+            let expected = model.reserve(id, scopes, amount, now.after(s(lease)), repair);
             assert_eq!(ledger.reserve(asked).await.unwrap(), expected);
         }
         Step::Settle { id, amount } => {
@@ -214,7 +244,7 @@ async fn compare(ledger: &dyn Ledger, model: &mut Model, test: &TestBackend, ste
             ledger.release(&id.to_string()).await.unwrap();
         }
         Step::Adjust { request, scope, adjustment } => {
-            let scope = &all_scopes()[usize::from(scope)];
+            let scope = &adjustable()[scope];
             let outcome = ledger.adjust(&format!("adjust-{request}"), scope, adjustment).await.unwrap();
             assert_eq!(outcome, model.adjust(request, scope, adjustment));
         }
@@ -232,9 +262,9 @@ async fn compare(ledger: &dyn Ledger, model: &mut Model, test: &TestBackend, ste
 /// `spent + reserved ≤ limit`, except by what an overrun or a person has excused.
 async fn check(backend: &Backend, model: &mut Model, test: &TestBackend) {
     if !model.held.values().any(|one| one.state == State::Open && one.until <= test.clock.now()) {
-        for scope in all_scopes() {
+        for scope in all_scopes(test.clock.now()) {
             let balance = backend.ledger.balance(&scope).await.unwrap();
-            assert_eq!(balance, *model.scope(&scope), "{scope}");
+            assert_eq!(balance, model.effective(&scope), "{scope}");
             let excused = model.excused.get(&scope).copied().unwrap_or_default();
             assert!(model.excess(&scope) <= excused, "{scope}: {balance:?} is further past its limit than {excused}");
         }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use codeswarm::backend::{Backend, BackendError, Change, Expected, Write};
+use codeswarm::backend::{Backend, BackendError, Change, Condition, Expected, Write};
 
 use crate::support::stores::{SOON, START, TestBackend, instance, s};
 
@@ -120,7 +120,7 @@ pub(crate) async fn values_come_in_the_order_asked_for(test: &TestBackend) {
 pub(crate) async fn history_is_newest_first_and_remembers_writer_and_time(test: &TestBackend) {
     let (one, two) = (instance("one"), instance("two"));
     test.backend.state.commit(&one, vec![write("k", Expected::Any, "1")]).await.unwrap();
-    test.clock.advance(s(1));
+    test.pass(s(1)).await;
     test.backend.state.commit(&two, vec![delete("k", Expected::Any)]).await.unwrap();
     test.backend.state.commit(&one, vec![write("k", Expected::Any, "3")]).await.unwrap();
     let history = test.backend.state.history("k", 10).await.unwrap();
@@ -210,4 +210,51 @@ pub(crate) async fn keys_and_values_are_bounded(test: &TestBackend) {
     }
     let twice = commit(&test.backend, &[write("k", Expected::Any, "1"), write("k", Expected::Any, "2")]).await;
     assert!(matches!(twice, Err(BackendError::Invalid { .. })), "{twice:?}");
+}
+
+fn condition(key: &str, expected: Expected) -> Condition {
+    Condition { key: key.into(), expected }
+}
+
+pub(crate) async fn a_commit_can_depend_on_keys_that_it_does_not_write(test: &TestBackend) {
+    let (backend, writer) = (&test.backend, instance("writer"));
+    commit(backend, &[write("lease", Expected::Any, "mine"), write("gone", Expected::Any, "v")]).await.unwrap();
+    commit(backend, &[delete("gone", Expected::Any)]).await.unwrap();
+    let holds = vec![
+        condition("lease", Expected::Version(1)),
+        condition("stop", Expected::Absent),
+        condition("gone", Expected::Absent),
+        condition("whatever", Expected::Any),
+    ];
+    let writes = vec![write("a", Expected::Absent, "1"), write("b", Expected::Absent, "1")];
+    assert_eq!(backend.state.commit_if(&writer, holds.clone(), writes).await.unwrap(), [1, 1]);
+    assert_eq!(backend.state.commit_if(&writer, holds, Vec::new()).await.unwrap(), [0_u64; 0], "a mere question");
+    assert_eq!(value(backend, "lease").await, Some((1, "mine".into())), "a condition writes nothing");
+    assert_eq!(backend.state.history("stop", 9).await.unwrap(), []);
+}
+
+pub(crate) async fn a_condition_that_fails_is_named_before_any_write_and_nothing_is_written(test: &TestBackend) {
+    let (backend, writer) = (&test.backend, instance("writer"));
+    commit(backend, &[write("lease", Expected::Any, "1"), write("stop", Expected::Any, "1")]).await.unwrap();
+    commit(backend, &[write("lease", Expected::Any, "2")]).await.unwrap();
+    let cases = [
+        (condition("lease", Expected::Version(1)), 1, 2),
+        (condition("stop", Expected::Absent), 0, 1),
+        (condition("none", Expected::Version(3)), 3, 0),
+    ];
+    for (failing, wanted, found) in cases {
+        let key = failing.key.clone();
+        let conditions = vec![condition("whatever", Expected::Any), failing];
+        let writes = vec![write("a", Expected::Absent, "1"), write("b", Expected::Version(7), "1")];
+        match backend.state.commit_if(&writer, conditions, writes).await {
+            Err(BackendError::Conflict { what, expected, actual }) => {
+                assert_eq!((what, expected, actual), (key, wanted, found));
+            }
+            other => panic!("{key}: {other:?}"),
+        }
+        assert_eq!((value(backend, "a").await, value(backend, "b").await), (None, None));
+    }
+    let twice = vec![condition("a", Expected::Absent)];
+    let outcome = backend.state.commit_if(&writer, twice, vec![write("a", Expected::Absent, "1")]).await;
+    assert!(matches!(outcome, Err(BackendError::Invalid { .. })), "a key stands in at most one of them: {outcome:?}");
 }

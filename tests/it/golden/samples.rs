@@ -131,6 +131,7 @@ pub(super) fn envelopes() -> Vec<(String, Envelope<TaskMessage>)> {
         interfaces: vec![],
         feedback: None,
         estimated_tokens: 0,
+        model: None,
     };
     let feature_plan = TaskMessage {
         task: TaskId::feature_plan(&feature()),

@@ -87,7 +87,7 @@ impl Books {
         let mut entries: Vec<Entry> = Vec::new();
         loop {
             let after = entries.last().map_or(0, |entry| entry.id);
-            let filter = EntryFilter { job: Some(id.clone()), after, limit: 0 };
+            let filter = EntryFilter { job: Some(id.clone()), after, ..EntryFilter::default() };
             let page = self.runtime.block_on(self.backend.ledger.entries(filter)).unwrap();
             if page.is_empty() {
                 return entries;

@@ -9,6 +9,7 @@ mod fleet;
 mod git;
 mod process;
 mod sandbox;
+pub(crate) mod servers;
 mod settled;
 pub(crate) mod stores;
 mod tree;

@@ -9,11 +9,17 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use codeswarm::backend::distributed::{Certificates, DistributedOptions};
 use codeswarm::backend::embedded::{self, Durability};
+use codeswarm::backend::nats::{NatsLogin, NatsOptions};
+use codeswarm::backend::redis::{self, RedisOptions};
 use codeswarm::backend::{Backend, BackendError};
 use codeswarm::clock::{Clock, Timestamp};
+use codeswarm::config::Secret;
 use codeswarm::protocol::{AgentType, InstanceId, JobId, MicroUsd, TaskId};
 use tempfile::TempDir;
+
+use super::servers::redis::RedisServer;
 
 /// When the tests' clocks start: 2026-01-01T00:00:00Z.
 pub(crate) const START: Timestamp = Timestamp(1_767_225_600_000);
@@ -31,6 +37,8 @@ pub(crate) struct TestBackend {
     pub(crate) instance: InstanceId,
     /// Where they keep their files, removed at the end.
     pub(crate) directory: TempDir,
+    /// The servers behind them, killed at the end.
+    pub(crate) servers: Vec<RedisServer>,
 }
 
 impl TestBackend {
@@ -40,7 +48,52 @@ impl TestBackend {
         let clock = Clock::manual(START);
         let instance = instance("first");
         let backend = open_embedded(directory.path(), &instance, &clock).await.expect("opens");
-        Self { backend, clock, instance, directory }
+        Self { backend, clock, instance, directory, servers: Vec::new() }
+    }
+
+    /// State, ledger, locks and rates on a Redis server of their own, the rest embedded.
+    pub(crate) async fn redis() -> Self {
+        let mut test = Self::embedded().await;
+        let server = RedisServer::start();
+        let options = distributed_options(&server.url());
+        let stores = redis::open(&options, &test.instance, Some(test.clock.clone())).await.expect("opens");
+        (test.backend.state, test.backend.ledger) = (stores.state, stores.ledger);
+        (test.backend.locks, test.backend.rates) = (stores.locks, stores.rates);
+        test.servers.push(server);
+        test
+    }
+
+    /// Lets time go by for the stores.
+    #[expect(clippy::unused_async, reason = "servers with clocks of their own have to be waited for")]
+    pub(crate) async fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+    }
+}
+
+/// How to reach a Redis server at `url` from a quick process: it beats ten times a second and gives up after two.
+pub(crate) fn distributed_options(url: &str) -> DistributedOptions {
+    DistributedOptions {
+        namespace: "test".into(),
+        nats: NatsOptions {
+            servers: Secret::new("nats://127.0.0.1:1"),
+            login: NatsLogin::None,
+            certificates: Certificates::default(),
+            replicas: 1,
+            max_queue_bytes: 1 << 30,
+            ack_wait: s(30),
+            request_timeout: s(5),
+        },
+        redis: RedisOptions {
+            url: Secret::new(url),
+            user: None,
+            password: None,
+            certificates: Certificates::default(),
+            connections: 3,
+            request_timeout: s(2),
+            beat: Duration::from_millis(100),
+            dead_after: s(4),
+        },
+        require_durable: true,
     }
 }
 

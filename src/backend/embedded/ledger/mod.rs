@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use self::entries::{NewEntry, enter, read_entry};
 use self::scopes::balance;
 use super::Store;
-use super::column::{ends, job_of, loaded, rows, stored};
+use super::column::{ends, loaded, rows, stored};
 use super::fault::Halt;
 use super::sql::statement;
 use super::step::Step;
@@ -23,7 +23,7 @@ use crate::backend::{
     Adjustment, BackendError, Balance, Entry, EntryFilter, EntryKind, Ledger, ReservationState, ReserveOutcome,
     ReserveRequest, Scope, SettleOutcome, Settlement,
 };
-use crate::protocol::{InstanceId, JobId, MicroUsd, Usage};
+use crate::protocol::{AgentType, InstanceId, JobId, MicroUsd, Usage};
 
 const SQL: &str = include_str!("../sql/ledger.sql");
 
@@ -89,11 +89,12 @@ fn close(
     if reservation.state == ReservationState::Released {
         // The money is no longer set aside, so that even the reserved amount may lead past a limit.
         for scope in reservation.scopes.lines() {
-            overrun |= step.scopes.load(step.db, scope)?.would_exceed(charge);
+            overrun |= step.scopes.effective(step.db, scope)?.would_exceed(charge);
         }
     }
     for scope in reservation.scopes.lines() {
-        step.scopes.load(step.db, scope)?.charge(aside, reservation.charged, charge, overrun);
+        let is_window = Scope::policy_of(scope).is_some();
+        step.scopes.load(step.db, scope)?.charge(aside, reservation.charged, charge, overrun, is_window);
     }
     step.db.prepare_cached(CLOSE)?.execute(params![reservation.id, state_code(state), stored(charge), overrun])?;
     let (kind, note) = match (state, reservation.state) {
@@ -149,15 +150,15 @@ fn reserve(step: &mut Step<'_>, request: &ReserveRequest) -> Result<ReserveOutco
     }
     let scopes: BTreeSet<&Scope> = request.scopes.iter().collect();
     for scope in &request.scopes {
-        if step.scopes.load(step.db, &scope.to_string())?.balance.frozen {
+        if step.scopes.effective(step.db, &scope.to_string())?.balance.frozen {
             return Ok(ReserveOutcome::Frozen { scope: scope.clone() });
         }
     }
     for scope in &request.scopes {
-        let available = step.scopes.load(step.db, &scope.to_string())?.available(request.may_use_hold_back);
+        let available = step.scopes.effective(step.db, &scope.to_string())?.available(request.may_use_hold_back);
         let refused = match available {
             Some(available) => (request.amount > available).then_some(available),
-            None => job_of(scope).map(|_| MicroUsd::ZERO),
+            None => scope.needs_limit().then_some(MicroUsd::ZERO),
         };
         if let Some(available) = refused {
             return Ok(ReserveOutcome::Refused { scope: scope.clone(), available });
@@ -233,7 +234,7 @@ fn adjust(step: &mut Step<'_>, request: &str, scope: &Scope, adjustment: Adjustm
     let limit = match (row.balance.limit, adjustment, scope) {
         (_, Adjustment::SetLimit(limit), _) => limit,
         // Raising no limit leaves none; a job without a limit may spend nothing, so it starts from there.
-        (None, Adjustment::TopUp(_), Scope::Account) => None,
+        (None, Adjustment::TopUp(_), scope) if !scope.needs_limit() => None,
         (limit, Adjustment::TopUp(more), _) => Some(limit.unwrap_or_default().saturating_add(more)),
         (limit, ..) => limit,
     };
@@ -265,7 +266,7 @@ fn adjust(step: &mut Step<'_>, request: &str, scope: &Scope, adjustment: Adjustm
         Adjustment::Freeze => format!("{scope} frozen"),
         Adjustment::Thaw => format!("{scope} thawed"),
     };
-    let about = [job_of(scope).map(JobId::as_str), None, None, None];
+    let about = [scope.job().map(JobId::as_str), None, None, None];
     let (kind, usage) = (EntryKind::Adjust, Usage::default());
     enter(step, &NewEntry { kind, reservation: request, about, reserved: 0, charged: 0, usage, note: &note })?;
     Ok(outcome)
@@ -318,27 +319,31 @@ impl Ledger for Store {
     async fn balance(&self, scope: &Scope) -> Result<Balance, BackendError> {
         self.expire_before_reading().await?;
         let name = scope.to_string();
-        self.reader.read(move |db| Ok(scopes::read(db, &name)?.balance)).await
+        self.reader
+            .read(move |db| {
+                let policy = Scope::policy_of(&name).map(|policy| scopes::read(db, policy)).transpose()?;
+                Ok(scopes::read(db, &name)?.under(policy.map(|row| row.balance)).balance)
+            })
+            .await
     }
 
     async fn entries(&self, filter: EntryFilter) -> Result<Vec<Entry>, BackendError> {
         const ENTRIES: &str = statement(SQL, "entries");
-        const ENTRIES_OF_JOB: &str = statement(SQL, "entries of job");
         self.expire_before_reading().await?;
         let limit = if filter.limit == 0 { DEFAULT_ENTRIES } else { filter.limit };
         self.reader
             .read(move |db| {
-                let (after, limit) = (stored(filter.after), rows(limit));
-                let entries = match &filter.job {
-                    Some(job) => db
-                        .prepare_cached(ENTRIES_OF_JOB)?
-                        .query_map(params![after, limit, job.as_str()], read_entry)?
-                        .collect::<Result<_, _>>()?,
-                    None => db
-                        .prepare_cached(ENTRIES)?
-                        .query_map(params![after, limit], read_entry)?
-                        .collect::<Result<_, _>>()?,
-                };
+                let values = params![
+                    stored(filter.after),
+                    rows(limit),
+                    filter.job.as_ref().map(JobId::as_str),
+                    filter.agent.as_ref().map(AgentType::as_str),
+                    filter.model,
+                    filter.since.map(|at| at.0),
+                    filter.before.map(|at| at.0),
+                ];
+                let mut select = db.prepare_cached(ENTRIES)?;
+                let entries = select.query_map(values, read_entry)?.collect::<Result<_, _>>()?;
                 Ok(entries)
             })
             .await

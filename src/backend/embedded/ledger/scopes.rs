@@ -8,9 +8,9 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::backend::Balance;
 use crate::backend::embedded::column::{loaded, stored};
 use crate::backend::embedded::sql::statement;
+use crate::backend::{Balance, Scope};
 use crate::protocol::MicroUsd;
 
 const SQL: &str = include_str!("../sql/ledger.sql");
@@ -25,6 +25,14 @@ pub(in crate::backend::embedded) struct ScopeRow {
 }
 
 impl ScopeRow {
+    /// The same counters under the limit of `policy`, if there is one.
+    pub(super) fn under(mut self, policy: Option<Balance>) -> Self {
+        if let Some(policy) = policy {
+            self.balance = Balance { spent: self.balance.spent, reserved: self.balance.reserved, ..policy };
+        }
+        self
+    }
+
     /// What a reservation could get; `None` without a limit.
     pub(super) fn available(&self, may_use_hold_back: bool) -> Option<MicroUsd> {
         let mut balance = self.balance;
@@ -41,12 +49,12 @@ impl ScopeRow {
     }
 
     /// Takes `aside` out of what is set aside and `refund` out of what is spent, and charges `charge`. Past the limit,
-    /// only an `overrun` is allowed to lead, and it freezes the scope.
-    pub(super) fn charge(&mut self, aside: u64, refund: u64, charge: u64, overrun: bool) {
+    /// only an `overrun` is allowed to lead, and it freezes the scope unless it is a window: tomorrow's is another one.
+    pub(super) fn charge(&mut self, aside: u64, refund: u64, charge: u64, overrun: bool, is_window: bool) {
         let balance = &mut self.balance;
         balance.reserved = balance.reserved.saturating_sub(MicroUsd(aside));
         balance.spent = balance.spent.saturating_sub(MicroUsd(refund)).saturating_add(MicroUsd(charge));
-        balance.frozen |= overrun;
+        balance.frozen |= overrun && !is_window;
         if overrun {
             self.excuse();
         }
@@ -93,6 +101,15 @@ impl ScopeCache {
             self.rows.insert(name.to_owned(), row);
         }
         Ok(self.rows.entry(name.to_owned()).or_default())
+    }
+
+    /// The scope called `name` with the limit that holds for it: a window's is its policy's.
+    pub(super) fn effective(&mut self, db: &Connection, name: &str) -> rusqlite::Result<ScopeRow> {
+        let policy = match Scope::policy_of(name) {
+            Some(policy) => Some(self.load(db, policy)?.balance),
+            None => None,
+        };
+        Ok(self.load(db, name)?.clone().under(policy))
     }
 
     /// Writes back what was changed.

@@ -40,12 +40,11 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15);
 -- name: entries
 SELECT id, at, kind, reservation, job, task, agent, model, reserved, charged,
        input, cache_write_5m, cache_write_1h, cache_read, output, note
-FROM entries WHERE id > ?1 ORDER BY id LIMIT ?2;
-
--- name: entries of job
-SELECT id, at, kind, reservation, job, task, agent, model, reserved, charged,
-       input, cache_write_5m, cache_write_1h, cache_read, output, note
-FROM entries WHERE id > ?1 AND job = ?3 ORDER BY id LIMIT ?2;
+FROM entries
+WHERE id > ?1
+  AND (?3 IS NULL OR job = ?3) AND (?4 IS NULL OR agent = ?4) AND (?5 IS NULL OR model = ?5)
+  AND (?6 IS NULL OR at >= ?6) AND (?7 IS NULL OR at < ?7)
+ORDER BY id LIMIT ?2;
 
 -- name: adjustment
 SELECT ceiling, spent, reserved, hold_back, frozen FROM adjustments WHERE request = ?1;

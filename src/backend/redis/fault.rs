@@ -1,0 +1,126 @@
+//! Where Redis' errors enter: what the connection is worth after one, and what the caller is told.
+//!
+//! The distinction that matters is between a server that answered (repeating changes nothing) and one that cannot just now
+//! (its steps are idempotent, so they are repeated while there is time). Nothing above this room reads an error's text,
+//! and no text made here may hold a credential.
+
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+
+use crate::backend::BackendError;
+
+/// Name of this store in errors.
+pub(super) const STORE: &str = "Redis";
+
+/// The settings that hold a login.
+const LOGIN: &str = "redis.user, redis.password_file or the credentials in redis.url";
+
+/// What to do about an error before anybody is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The connection is broken, or leads to a server that may not write any more: use another one, then repeat.
+    Reconnect,
+    /// The server is there but cannot answer yet: repeat after a moment.
+    Wait,
+    /// This is the answer.
+    Final,
+}
+
+/// Judges `error`.
+pub(super) fn verdict(error: &RedisError) -> Verdict {
+    match error.kind() {
+        ErrorKind::Io | ErrorKind::Parse | ErrorKind::Server(ServerErrorKind::ReadOnly) => Verdict::Reconnect,
+        ErrorKind::Server(
+            ServerErrorKind::BusyLoading
+            | ServerErrorKind::TryAgain
+            | ServerErrorKind::ClusterDown
+            | ServerErrorKind::MasterDown,
+        ) => Verdict::Wait,
+        _ if is_full_of_clients(error) => Verdict::Reconnect,
+        _ if matches!(error.code(), Some("BUSY" | "NOREPLICAS")) => Verdict::Wait,
+        _ => Verdict::Final,
+    }
+}
+
+/// The server closes the connection after saying this.
+fn is_full_of_clients(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("max number of clients"))
+}
+
+/// What the caller is told about `error` of the server at `address`.
+pub(super) fn classify(error: &RedisError, address: &str) -> BackendError {
+    let reason = format!("{error} (server {address})");
+    if verdict(error) != Verdict::Final {
+        return BackendError::Unavailable { store: STORE, reason };
+    }
+    let refused = |field, why| BackendError::Invalid { field, why };
+    let storage = || BackendError::Storage { what: format!("{STORE} at {address}"), reason: error.to_string() };
+    match error.kind() {
+        ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm) => {
+            refused(LOGIN, format!("the server at {address} refuses it: {error}"))
+        }
+        ErrorKind::InvalidClientConfig => refused("redis.url", reason),
+        ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::CrossSlot) => {
+            refused("redis.url", format!("{address} is a node of a cluster; name a server that holds all keys"))
+        }
+        _ => match error.code() {
+            Some("NOAUTH" | "WRONGPASS") => refused(LOGIN, format!("the server at {address} refuses it: {error}")),
+            Some("OOM" | "MISCONF") => storage(),
+            Some("DATALOST") => lost(error.detail().unwrap_or("none"), address),
+            _ => BackendError::Corrupt { what: format!("the data in {STORE}"), why: reason },
+        },
+    }
+}
+
+/// The ledger's epoch is no longer the one this process has seen.
+fn lost(found: &str, address: &str) -> BackendError {
+    let found = if found == "none" { "none".to_owned() } else { format!("another one, {found}") };
+    BackendError::DataLost {
+        store: STORE,
+        why: format!(
+            "the server at {address} should hold the budget's epoch that this process has seen and holds {found}"
+        ),
+    }
+}
+
+/// An answer that no script of this version gives.
+pub(super) fn unexpected(value: &Value) -> BackendError {
+    let mut why = format!("unexpected answer {value:?}");
+    why.truncate(why.floor_char_boundary(200));
+    BackendError::Corrupt { what: format!("the data in {STORE}"), why }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::make_extension_error;
+
+    use super::*;
+    use crate::error::Coded;
+
+    fn server(code: &str, detail: &str) -> RedisError {
+        make_extension_error(code.into(), Some(detail.into()))
+    }
+
+    #[test]
+    fn each_kind_of_fault_tells_its_reader_what_to_do() {
+        let code = |error: &RedisError| classify(error, "host:1").code();
+        for full in ["OOM", "MISCONF"] {
+            assert_eq!(code(&server(full, "no")), "CS-STORE-008");
+        }
+        for login in ["NOAUTH", "WRONGPASS"] {
+            assert_eq!(code(&server(login, "no")), "CS-STORE-005");
+        }
+        assert_eq!(code(&server("BUSY", "a script runs")), "CS-STORE-001");
+        assert_eq!(code(&server("DATALOST", "none")), "CS-STORE-010");
+        assert_eq!(code(&server("WRONGTYPE", "no")), "CS-STORE-006");
+        assert_eq!(code(&std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()), "CS-STORE-001");
+    }
+
+    #[test]
+    fn only_what_may_pass_is_repeated() {
+        let read_only = RedisError::from((ErrorKind::Server(ServerErrorKind::ReadOnly), "a replica"));
+        assert_eq!(verdict(&read_only), Verdict::Reconnect);
+        let loading = RedisError::from((ErrorKind::Server(ServerErrorKind::BusyLoading), "loading"));
+        assert_eq!(verdict(&loading), Verdict::Wait);
+        assert_eq!(verdict(&server("OOM", "no")), Verdict::Final);
+    }
+}

@@ -1,0 +1,248 @@
+//! [`Ledger`] on counters: a hash per scope, a hash per reservation, and a stream of entries that is only ever added to.
+//!
+//! | Key below `<namespace>:{budget}:` | What |
+//! |---|---|
+//! | `epoch` | names these data; written once. Who has seen one and finds another, or none, refuses: data were lost |
+//! | `scope:<scope>` | hash: `limit spent reserved hold_back frozen` |
+//! | `reservation:<id>` | hash: `state amount charged overrun until scopes instance process job task agent model` |
+//! | `open` | sorted set of the open reservations by the end of their lease |
+//! | `adjustment:<request>` | hash: the balance that the request was answered with |
+//! | `entry`, `entries`, `entries:<job>` | number of the newest entry, the stream of all, and the ids of each job's |
+//!
+//! No key expires. Every operation first turns a bounded number of overdue reservations into spending; those that have
+//! to wait still count as reserved, so that no limit is ever judged too kindly. Amounts stay exact up to 2⁵³ micro-dollars,
+//! nine billion dollars, and are held at that.
+
+use async_trait::async_trait;
+use redis::{Script, ScriptInvocation, Value};
+
+use super::Store;
+use super::fault::unexpected;
+use super::reply::{Reply, entry, parsed, revision, text};
+use super::script::{
+    LEDGER_ADJUST, LEDGER_BALANCE, LEDGER_ENTRIES, LEDGER_EXPIRE, LEDGER_ORPHAN, LEDGER_RELEASE, LEDGER_RESERVE,
+    LEDGER_SETTLE, lease_millis,
+};
+use crate::backend::bound::{check_adjustment, check_money, check_reservation};
+use crate::backend::{
+    Adjustment, BackendError, Balance, Entry, EntryFilter, EntryKind, Ledger, ReserveOutcome, ReserveRequest, Scope,
+    SettleOutcome, Settlement,
+};
+use crate::clock::Timestamp;
+use crate::protocol::{AgentType, InstanceId, JobId, MicroUsd, Usage};
+
+/// Entries of one read when the filter names no limit.
+const DEFAULT_ENTRIES: usize = 1_000;
+
+/// Entries that one script looks at.
+const PAGE: usize = 1_000;
+
+/// What, by how much, and the line for the record.
+fn adjustment_parts(scope: &Scope, adjustment: Adjustment) -> (&'static str, Option<MicroUsd>, String) {
+    match adjustment {
+        Adjustment::SetLimit(Some(limit)) => ("limit", Some(limit), format!("limit of {scope} set to {limit}")),
+        Adjustment::SetLimit(None) => ("limit", None, format!("limit of {scope} removed")),
+        Adjustment::TopUp(more) => ("top-up", Some(more), format!("limit of {scope} raised by {more}")),
+        Adjustment::HoldBack(amount) => ("hold-back", Some(amount), format!("{amount} of {scope} held back")),
+        Adjustment::Freeze => ("freeze", None, format!("{scope} frozen")),
+        Adjustment::Thaw => ("thaw", None, format!("{scope} thawed")),
+    }
+}
+
+fn balance(reply: &mut Reply) -> Result<Balance, BackendError> {
+    let limit = reply.text()?;
+    Ok(Balance {
+        limit: if limit.is_empty() { None } else { Some(MicroUsd(parsed(&limit)?)) },
+        spent: reply.money()?,
+        reserved: reply.money()?,
+        hold_back: reply.money()?,
+        frozen: reply.number()? == 1,
+    })
+}
+
+fn kind(text: &str) -> Result<EntryKind, BackendError> {
+    match text {
+        "reserve" => Ok(EntryKind::Reserve),
+        "settle" => Ok(EntryKind::Settle),
+        "release" => Ok(EntryKind::Release),
+        "expire" => Ok(EntryKind::Expire),
+        "adjust" => Ok(EntryKind::Adjust),
+        other => Err(unexpected(&Value::SimpleString(other.to_owned()))),
+    }
+}
+
+fn read_entry(value: Value) -> Result<Entry, BackendError> {
+    let (id, fields) = entry(value)?;
+    let field = |name: &str| {
+        let found = fields.iter().find(|(known, _)| known == name).map(|(_, value)| value);
+        let value = found.ok_or_else(|| unexpected(&Value::SimpleString(format!("an entry without {name}"))))?;
+        text(Value::BulkString(value.to_vec()))
+    };
+    let some = |name: &str| field(name).map(|text| Some(text).filter(|text| !text.is_empty()));
+    let number = |name: &str| field(name).and_then(|text| parsed::<u64>(&text));
+    Ok(Entry {
+        id,
+        at: Timestamp(parsed(&field("at")?)?),
+        kind: kind(&field("kind")?)?,
+        reservation: field("reservation")?,
+        job: some("job")?,
+        task: some("task")?,
+        agent: some("agent")?,
+        model: some("model")?,
+        reserved: MicroUsd(number("reserved")?),
+        charged: MicroUsd(number("charged")?),
+        usage: Usage {
+            input: number("input")?,
+            cache_write_5m: number("cache_write_5m")?,
+            cache_write_1h: number("cache_write_1h")?,
+            cache_read: number("cache_read")?,
+            output: number("output")?,
+        },
+        note: field("note")?,
+    })
+}
+
+/// Adds what entries are wanted, at most `wanted` of them.
+fn pick(call: &mut ScriptInvocation<'_>, filter: &EntryFilter, wanted: usize) {
+    let is_picky =
+        filter.agent.is_some() || filter.model.is_some() || filter.since.is_some() || filter.before.is_some();
+    let instant = |at: Option<Timestamp>| at.map(|at| at.0.to_string()).unwrap_or_default();
+    call.arg(wanted).arg(if is_picky { PAGE } else { wanted });
+    call.arg(filter.job.as_ref().map(JobId::as_str).unwrap_or_default());
+    call.arg(filter.agent.as_ref().map(AgentType::as_str).unwrap_or_default());
+    call.arg(filter.model.as_deref().unwrap_or_default()).arg(instant(filter.since)).arg(instant(filter.before));
+}
+
+impl Store {
+    /// A call of one of the ledger's scripts, which all check the epoch first.
+    fn ledger_call(&self, script: &'static Script) -> ScriptInvocation<'static> {
+        let mut call = self.call(script, &self.space.budget);
+        call.arg(&self.epoch);
+        call
+    }
+
+    /// Turns all overdue reservations into spending and answers their ids.
+    async fn expire_all(&self) -> Result<Vec<String>, BackendError> {
+        let mut turned = Vec::new();
+        loop {
+            let mut reply = Reply::of(self.links.ask(self.ledger_call(&LEDGER_EXPIRE)).await?)?;
+            let more = reply.number()? == 1;
+            turned.extend(reply.texts()?);
+            if !more {
+                return Ok(turned);
+            }
+        }
+    }
+
+    /// Turns the open reservations of a dead process among `ids` into spending.
+    pub(super) async fn orphan_reservations(&self, dead: &InstanceId, ids: &[String]) -> Result<(), BackendError> {
+        let mut call = self.ledger_call(&LEDGER_ORPHAN);
+        call.arg(dead.as_str()).arg(ids);
+        self.links.ask(call).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl Ledger for Store {
+    async fn reserve(&self, request: ReserveRequest) -> Result<ReserveOutcome, BackendError> {
+        check_reservation(&request)?;
+        let mut scopes: Vec<&Scope> = Vec::with_capacity(request.scopes.len());
+        for scope in &request.scopes {
+            if !scopes.contains(&scope) {
+                scopes.push(scope);
+            }
+        }
+        let mut call = self.ledger_call(&LEDGER_RESERVE);
+        call.arg(&request.id).arg(request.amount.0).arg(lease_millis(request.lease));
+        call.arg(u8::from(request.may_use_hold_back)).arg(request.instance.as_str()).arg(self.process.as_str());
+        call.arg(request.job.as_str()).arg(request.task.as_str()).arg(request.agent.as_str()).arg(&request.model);
+        for scope in &scopes {
+            call.arg(format!("{}{scope}", if scope.needs_limit() { '!' } else { '-' }));
+        }
+        let mut reply = Reply::of(self.links.ask(call).await?)?;
+        let outcome = reply.number()?;
+        if outcome == 1 {
+            return Ok(ReserveOutcome::Granted);
+        }
+        let place = usize::try_from(reply.number()?).unwrap_or(usize::MAX);
+        let scope = scopes.get(place).map(|scope| (*scope).clone()).ok_or_else(|| unexpected(&Value::Nil))?;
+        Ok(match outcome {
+            2 => ReserveOutcome::Refused { scope, available: reply.money()? },
+            _ => ReserveOutcome::Frozen { scope },
+        })
+    }
+
+    async fn settle(&self, id: &str, settlement: Settlement) -> Result<SettleOutcome, BackendError> {
+        check_money("amount", settlement.amount)?;
+        let usage = settlement.usage;
+        let mut call = self.ledger_call(&LEDGER_SETTLE);
+        call.arg(id).arg(settlement.amount.0).arg(usage.input).arg(usage.cache_write_5m).arg(usage.cache_write_1h);
+        call.arg(usage.cache_read).arg(usage.output);
+        let mut reply = Reply::of(self.links.ask(call).await?)?;
+        if reply.number()? == 0 {
+            return Err(BackendError::NotFound { what: format!("reservation {id}") });
+        }
+        Ok(SettleOutcome { charged: reply.money()?, overrun: reply.number()? == 1 })
+    }
+
+    async fn release(&self, id: &str) -> Result<(), BackendError> {
+        let mut call = self.ledger_call(&LEDGER_RELEASE);
+        call.arg(id);
+        self.links.ask(call).await.map(drop)
+    }
+
+    async fn expire(&self) -> Result<Vec<String>, BackendError> {
+        self.expire_all().await
+    }
+
+    async fn adjust(&self, request: &str, scope: &Scope, adjustment: Adjustment) -> Result<Balance, BackendError> {
+        check_adjustment(request, adjustment)?;
+        // All of them, because the answer is a balance that is recorded for good.
+        self.expire_all().await?;
+        let (what, amount, note) = adjustment_parts(scope, adjustment);
+        let mut call = self.ledger_call(&LEDGER_ADJUST);
+        call.arg(request).arg(scope.to_string()).arg(what);
+        call.arg(amount.map(|amount| amount.0.to_string()).unwrap_or_default()).arg(note);
+        call.arg(scope.job().map(JobId::as_str).unwrap_or_default()).arg(u8::from(scope.needs_limit()));
+        let mut reply = Reply::of(self.links.ask(call).await?)?;
+        if reply.number()? == 0 {
+            let limit = reply.money()?;
+            check_money("limit", limit)?;
+            return Err(unexpected(&Value::SimpleString(limit.to_string())));
+        }
+        balance(&mut reply)
+    }
+
+    async fn balance(&self, scope: &Scope) -> Result<Balance, BackendError> {
+        loop {
+            let mut call = self.ledger_call(&LEDGER_BALANCE);
+            call.arg(scope.to_string());
+            let mut reply = Reply::of(self.links.ask(call).await?)?;
+            if reply.number()? == 0 {
+                return balance(&mut reply);
+            }
+        }
+    }
+
+    async fn entries(&self, filter: EntryFilter) -> Result<Vec<Entry>, BackendError> {
+        self.expire_all().await?;
+        let limit = if filter.limit == 0 { DEFAULT_ENTRIES } else { filter.limit };
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut after = filter.after;
+        loop {
+            let mut call = self.ledger_call(&LEDGER_ENTRIES);
+            call.arg(format!("{}-0", after.saturating_add(1)));
+            pick(&mut call, &filter, PAGE.min(limit - entries.len()));
+            let mut reply = Reply::of(self.links.ask(call).await?)?;
+            reply.number()?;
+            let last = reply.text()?;
+            for entry in reply.rest() {
+                entries.push(read_entry(entry)?);
+            }
+            if last.is_empty() || entries.len() >= limit {
+                return Ok(entries);
+            }
+            after = revision(&last)?;
+        }
+    }
+}

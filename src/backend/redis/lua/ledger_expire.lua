@@ -1,0 +1,4 @@
+-- Turns overdue reservations into spending. ARGV: now, epoch. Answers 1 when more may be due, and the ids.
+local due, more = expire_due()
+table.insert(due, 1, more)
+return due

@@ -1,0 +1,154 @@
+//! `codeswarm budget entries`: the ledger line by line, for people, spreadsheets and programs.
+//!
+//! Amounts are exact micro-dollars everywhere but in the table. Pages are read one after the other, so that a long
+//! ledger needs little memory; nothing is summed up here.
+
+use std::collections::VecDeque;
+
+use serde_json::json;
+
+use super::super::screen::Screen;
+use super::super::table::{Fit, Table};
+use super::super::words::{instant, money};
+use super::super::{Exit, Failure, jobs, json as values, opened};
+use super::Common;
+use super::args::{EntriesArgs, Format};
+use crate::backend::{Backend, Entry, EntryFilter, EntryKind};
+use crate::clock::Timestamp;
+use crate::protocol::{AgentType, MicroUsd};
+
+/// Entries read at once.
+const PAGE: usize = 1_000;
+
+pub(super) async fn entries(screen: &Screen, common: &Common, args: EntriesArgs) -> Result<Exit, Failure> {
+    let (backend, _) = opened::open_existing(common, "budget").await?;
+    let filter = filter(&backend, &args).await?;
+    let newest = newest(&backend, &filter, usize::try_from(args.limit).unwrap_or(usize::MAX)).await?;
+    match if args.output.json { Format::Json } else { args.format } {
+        Format::Json => {
+            let listed: Vec<_> = newest.iter().map(values::entry).collect();
+            screen.result(&json!({ "entries": listed }).to_string());
+        }
+        Format::Csv => screen.result(csv(&newest)?.trim_end()),
+        Format::Table if newest.is_empty() => screen.result("the ledger has no such entries"),
+        Format::Table => screen.result(&table(&newest).render(screen.width)),
+    }
+    Ok(Exit::Done)
+}
+
+async fn filter(backend: &Backend, args: &EntriesArgs) -> Result<EntryFilter, Failure> {
+    let job = match &args.job {
+        Some(given) => Some(jobs::find(backend, Some(given)).await?.job),
+        None => None,
+    };
+    let agent = args.agent.as_ref().map(|name| {
+        let wrong = |error| Failure::usage("CS-CLI-036", format!("--agent: {error}"), "name an agent type");
+        AgentType::new(name).map_err(wrong)
+    });
+    let instant = |flag: &str, text: &Option<String>| {
+        let wrong = |text: &String| {
+            let what = format!("{flag}: {text:?} is not a time");
+            Failure::usage("CS-CLI-036", what, "write a day (2026-11-21) or a time in UTC (2026-11-21T09:30:00Z)")
+        };
+        text.as_ref().map(|text| text.parse::<Timestamp>().map_err(|_| wrong(text))).transpose()
+    };
+    Ok(EntryFilter {
+        job,
+        agent: agent.transpose()?,
+        model: args.model.clone(),
+        since: instant("--since", &args.since)?,
+        before: instant("--before", &args.before)?,
+        after: 0,
+        limit: PAGE,
+    })
+}
+
+/// The newest `limit` entries, oldest first.
+async fn newest(backend: &Backend, filter: &EntryFilter, limit: usize) -> Result<VecDeque<Entry>, Failure> {
+    let mut newest = VecDeque::new();
+    let mut after = 0;
+    loop {
+        let page = backend.ledger.entries(EntryFilter { after, ..filter.clone() }).await?;
+        let Some(last) = page.last() else { return Ok(newest) };
+        after = last.id;
+        newest.extend(page);
+        let surplus = newest.len().saturating_sub(limit);
+        newest.drain(..surplus);
+    }
+}
+
+fn table(entries: &VecDeque<Entry>) -> Table {
+    let mut table = Table::new(&[
+        ("when (UTC)", Fit::Left),
+        ("kind", Fit::Left),
+        ("reserved", Fit::Right),
+        ("charged", Fit::Right),
+        ("about", Fit::Shrink),
+    ]);
+    for entry in entries {
+        let shown = |amount: MicroUsd| if amount == MicroUsd::ZERO { String::new() } else { money(amount) };
+        let about = entry.task.clone().unwrap_or_else(|| entry.note.clone());
+        let reserved = shown(entry.reserved);
+        table.row([instant(entry.at), kind(entry.kind).to_owned(), reserved, shown(entry.charged), about]);
+    }
+    table
+}
+
+fn csv(entries: &VecDeque<Entry>) -> Result<String, Failure> {
+    let bug = |error: String| Failure::error("CS-CLI-022", error, "report this as a bug");
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let header = [
+        "id",
+        "at",
+        "kind",
+        "reservation",
+        "job",
+        "task",
+        "agent",
+        "model",
+        "reserved_micro_usd",
+        "charged_micro_usd",
+        "input_tokens",
+        "cache_write_5m_tokens",
+        "cache_write_1h_tokens",
+        "cache_read_tokens",
+        "output_tokens",
+        "note",
+    ];
+    writer.write_record(header).map_err(|error| bug(error.to_string()))?;
+    for entry in entries {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let usage = &entry.usage;
+        let record = [
+            entry.id.to_string(),
+            entry.at.to_string(),
+            kind(entry.kind).to_owned(),
+            entry.reservation.clone(),
+            text(&entry.job),
+            text(&entry.task),
+            text(&entry.agent),
+            text(&entry.model),
+            entry.reserved.0.to_string(),
+            entry.charged.0.to_string(),
+            usage.input.to_string(),
+            usage.cache_write_5m.to_string(),
+            usage.cache_write_1h.to_string(),
+            usage.cache_read.to_string(),
+            usage.output.to_string(),
+            entry.note.clone(),
+        ];
+        writer.write_record(record).map_err(|error| bug(error.to_string()))?;
+    }
+    let bytes = writer.into_inner().map_err(|error| bug(error.to_string()))?;
+    String::from_utf8(bytes).map_err(|error| bug(error.to_string()))
+}
+
+const fn kind(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::Reserve => "reserve",
+        EntryKind::Settle => "settle",
+        EntryKind::Release => "release",
+        EntryKind::Expire => "expire",
+        EntryKind::Adjust => "adjust",
+    }
+}

@@ -1,0 +1,140 @@
+//! `codeswarm budget`: limits, spending and the ledger.
+//!
+//! The ledger is changed first and the job is told afterwards, so a crash in between leaves a limit that holds; telling
+//! the job again changes nothing.
+
+mod args;
+mod entries;
+mod scope;
+mod show;
+
+pub(super) use args::BudgetCommand;
+
+use args::{AmountArgs, FreezeArgs};
+use scope::Named;
+
+use super::args::Common;
+use super::live::Watched;
+use super::screen::Screen;
+use super::words::money;
+use super::{Exit, Failure, jobs, opened};
+use crate::backend::{Adjustment, Backend, Balance, Scope, Signal};
+use crate::clock;
+use crate::coordinator;
+use crate::error::Coded;
+use crate::job::Decision;
+use crate::protocol::{Command, InstanceId, JobId, MicroUsd};
+
+pub(super) async fn run(screen: &Screen, common: &Common, command: BudgetCommand) -> Result<Exit, Failure> {
+    match command {
+        BudgetCommand::Show(args) => show::show(screen, common, args).await,
+        BudgetCommand::TopUp(args) => change(screen, common, args, true).await,
+        BudgetCommand::Set(args) => change(screen, common, args, false).await,
+        BudgetCommand::Freeze(args) => freeze(screen, common, args, true).await,
+        BudgetCommand::Thaw(args) => freeze(screen, common, args, false).await,
+        BudgetCommand::Entries(args) => entries::entries(screen, common, args).await,
+    }
+}
+
+async fn change(screen: &Screen, common: &Common, args: AmountArgs, adds: bool) -> Result<Exit, Failure> {
+    let wrong = |what: String| Failure::usage("CS-CLI-003", what, "give US dollars above zero, for example 5 or 0.25");
+    let amount = match args.amount.as_str() {
+        "none" if !adds => None,
+        text => Some(text.parse::<MicroUsd>().map_err(|error| wrong(format!("amount: {error}")))?),
+    };
+    if amount == Some(MicroUsd::ZERO) {
+        return Err(wrong("amount: $0.00 changes nothing that could be used".into()));
+    }
+    let (backend, instance) = opened::open_existing(common, "budget").await?;
+    let named = scope::find(&backend, &args.scope).await?;
+    let adjustment = match (amount, adds) {
+        (Some(amount), true) => Adjustment::TopUp(amount),
+        (amount, _) => Adjustment::SetLimit(amount),
+    };
+    let (Scope::Job(id), Some(amount)) = (&named.scope, amount) else {
+        return change_other(screen, &backend, &instance, &named, adjustment).await;
+    };
+    let watched = Watched::load(&backend, id).await?;
+    // Asks the job before any money moves: a completed one has no use for it.
+    let limit = if adds { watched.limit().saturating_add(amount) } else { amount };
+    watched
+        .job
+        .decide(Decision::BudgetChanged { limit }, backend.clock.now())
+        .map_err(|refusal| Failure::error(refusal.code(), format!("job {id}: {refusal}"), refusal.remedy()))?;
+    let balance = adjust(&backend, &named.scope, adjustment).await?;
+    let limit = balance.limit.unwrap_or(limit);
+    tell(&backend, &instance, id, limit).await?;
+    screen.result(&format!("job {id}: the budget is {limit} now, {} of it spent", money(balance.spent)));
+    warn_if_less(screen, &balance);
+    if !jobs::is_active(&backend, &watched).await? {
+        screen.note(&format!("no process works on the job; go on with `codeswarm resume {id}`"));
+    }
+    Ok(Exit::Done)
+}
+
+/// Changes the limit of the account, of its windows, or of a part of a job.
+async fn change_other(
+    screen: &Screen,
+    backend: &Backend,
+    instance: &InstanceId,
+    named: &Named,
+    adjustment: Adjustment,
+) -> Result<Exit, Failure> {
+    if named.scope.needs_limit() && adjustment == Adjustment::SetLimit(None) {
+        let what = "a job without a limit may spend nothing".to_owned();
+        return Err(Failure::usage("CS-CLI-003", what, "give US dollars above zero, for example 5 or 0.25"));
+    }
+    let balance = adjust(backend, &named.scope, adjustment).await?;
+    if let Some(job) = &named.job {
+        // What was refused before is tried again.
+        tell(backend, instance, job, Watched::load(backend, job).await?.limit()).await?;
+    }
+    let limit = balance.limit.map_or_else(|| "no limit".into(), |limit| format!("a limit of {limit}"));
+    screen.result(&format!("{} has {limit} now, {} spent", named.scope, money(balance.spent)));
+    warn_if_less(screen, &balance);
+    Ok(Exit::Done)
+}
+
+fn warn_if_less(screen: &Screen, balance: &Balance) {
+    if balance.limit.is_some_and(|limit| balance.spent.saturating_add(balance.reserved) > limit) {
+        screen.note("that is less than what is spent and reserved already: no new call will be made");
+    }
+}
+
+async fn adjust(backend: &Backend, scope: &Scope, adjustment: Adjustment) -> Result<Balance, Failure> {
+    let request = format!("person:{}", clock::unique_id());
+    Ok(backend.ledger.adjust(&request, scope, adjustment).await?)
+}
+
+/// Tells whoever works on the job that its money has changed; tasks that were refused are tried again.
+async fn tell(backend: &Backend, instance: &InstanceId, id: &JobId, limit: MicroUsd) -> Result<(), Failure> {
+    coordinator::deliver(backend, instance, id, Command::BudgetChanged { limit }).await?;
+    Ok(())
+}
+
+async fn freeze(screen: &Screen, common: &Common, args: FreezeArgs, freezes: bool) -> Result<Exit, Failure> {
+    let (backend, instance) = opened::open_existing(common, "budget").await?;
+    let job = match &args.job {
+        Some(given) => Some(jobs::find(&backend, Some(given)).await?.job),
+        None => None,
+    };
+    let scope = job.clone().map_or(Scope::Account, Scope::Job);
+    let adjustment = if freezes { Adjustment::Freeze } else { Adjustment::Thaw };
+    adjust(&backend, &scope, adjustment).await?;
+    let what = job.as_ref().map_or_else(|| "all spending".to_owned(), |id| format!("spending of job {id}"));
+    if freezes {
+        backend.broker.signal(job.map_or(Signal::Freeze, |job| Signal::CancelJob { job })).await?;
+        screen
+            .result(&format!("{what} is frozen: no new call is made, and running calls are cut off (they stay paid)"));
+        return Ok(Exit::Done);
+    }
+    for entry in backend.events.jobs().await?.into_iter().filter(|entry| job.as_ref().is_none_or(|id| *id == entry.job))
+    {
+        let watched = Watched::load(&backend, &entry.job).await?;
+        if jobs::is_active(&backend, &watched).await? {
+            tell(&backend, &instance, &entry.job, watched.limit()).await?;
+        }
+    }
+    screen.result(&format!("{what} is allowed again, within the budgets"));
+    Ok(Exit::Done)
+}

@@ -1,0 +1,107 @@
+//! `codeswarm budget show`: the tree of scopes with limits and spending.
+//!
+//! What it prints is read from the ledger, scope by scope, so the sums are the ledger's own. The tree's shape comes from
+//! the job's plan; it must never invent a scope that nothing can be charged to.
+
+use serde_json::{Value, json};
+
+use super::super::args::JobArgs;
+use super::super::jobs::shown_id;
+use super::super::live::Watched;
+use super::super::screen::Screen;
+use super::super::table::{Fit, Table};
+use super::super::words::money;
+use super::super::{Exit, Failure, jobs, json as values, opened};
+use super::Common;
+use crate::backend::{Backend, Balance, Scope};
+use crate::protocol::{JobId, MicroUsd};
+
+pub(super) async fn show(screen: &Screen, common: &Common, args: JobArgs) -> Result<Exit, Failure> {
+    let (backend, _) = opened::open_existing(common, "budget").await?;
+    match args.job {
+        Some(given) => {
+            let id = jobs::find(&backend, Some(&given)).await?.job;
+            show_job(screen, &backend, &id, args.output.json).await?;
+        }
+        None => show_all(screen, &backend, args.output.json).await?,
+    }
+    Ok(Exit::Done)
+}
+
+fn table() -> Table {
+    Table::new(&[
+        ("scope", Fit::Left),
+        ("limit", Fit::Right),
+        ("spent", Fit::Right),
+        ("reserved", Fit::Right),
+        ("available", Fit::Right),
+        ("state", Fit::Shrink),
+    ])
+}
+
+fn row(table: &mut Table, name: String, balance: &Balance) {
+    let limit = balance.limit.map_or_else(|| "none".into(), money);
+    let available = balance.available().map_or_else(String::new, money);
+    let state = if balance.frozen {
+        "frozen: `codeswarm budget thaw` allows calls again".to_owned()
+    } else if balance.hold_back > MicroUsd::ZERO {
+        format!("{} held back for verification and repair", money(balance.hold_back))
+    } else {
+        String::new()
+    };
+    table.row([name, limit, money(balance.spent), money(balance.reserved), available, state]);
+}
+
+async fn show_all(screen: &Screen, backend: &Backend, as_json: bool) -> Result<(), Failure> {
+    let ledger = backend.ledger.as_ref();
+    let account = ledger.balance(&Scope::Account).await?;
+    let [day, month] = Scope::windows(backend.clock.now());
+    let windows = [("today", ledger.balance(&day).await?), ("this month", ledger.balance(&month).await?)];
+    let jobs = backend.events.jobs().await?;
+    let mut table = table();
+    row(&mut table, "everything".into(), &account);
+    for (name, balance) in &windows {
+        row(&mut table, format!("  {name}"), balance);
+    }
+    let mut listed = Vec::with_capacity(jobs.len());
+    for entry in jobs.iter().rev() {
+        let balance = ledger.balance(&Scope::Job(entry.job.clone())).await?;
+        row(&mut table, format!("  job {}", shown_id(&entry.job, &jobs, screen.width.is_some())), &balance);
+        listed.push(json!({"job": entry.job, "balance": values::balance(&balance)}));
+    }
+    if as_json {
+        let [day, month] = windows.each_ref().map(|(_, balance)| values::balance(balance));
+        let all = json!({"account": values::balance(&account), "day": day, "month": month, "jobs": listed});
+        screen.result(&all.to_string());
+    } else {
+        screen.result(&table.render(screen.width));
+    }
+    Ok(())
+}
+
+async fn show_job(screen: &Screen, backend: &Backend, id: &JobId, as_json: bool) -> Result<(), Failure> {
+    let ledger = backend.ledger.as_ref();
+    let balance = ledger.balance(&Scope::Job(id.clone())).await?;
+    let job = Watched::load(backend, id).await?.job;
+    let mut table = table();
+    row(&mut table, format!("job {id}"), &balance);
+    let (mut features, mut agents): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
+    for feature in job.features() {
+        let of = ledger.balance(&Scope::Slice(id.clone(), feature.spec.id.clone())).await?;
+        row(&mut table, format!("  feature {}", feature.spec.id), &of);
+        features.push(json!({"feature": feature.spec.id, "balance": values::balance(&of)}));
+    }
+    let types: std::collections::BTreeSet<_> = job.tasks().iter().map(|task| &task.agent).collect();
+    for agent in types {
+        let of = ledger.balance(&Scope::Agent(id.clone(), agent.clone())).await?;
+        row(&mut table, format!("  agent {agent}"), &of);
+        agents.push(json!({"agent": agent, "balance": values::balance(&of)}));
+    }
+    if as_json {
+        let all = json!({"job": id, "balance": values::balance(&balance), "features": features, "agents": agents});
+        screen.result(&all.to_string());
+    } else {
+        screen.result(&table.render(screen.width));
+    }
+    Ok(())
+}

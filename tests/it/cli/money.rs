@@ -1,0 +1,86 @@
+//! `codeswarm budget` as people and spreadsheets meet it: the tree adds up, limits bind where they are set, the ledger can
+//! be filtered.
+
+use serde_json::Value;
+
+use super::{Room, finished};
+
+fn spent(balance: &Value) -> u64 {
+    balance["spent_micro_usd"].as_u64().unwrap()
+}
+
+#[test]
+fn the_tree_of_scopes_adds_up() {
+    let room = finished();
+    let all = room.run(&["budget", "show", "--json"]).expect(0).json();
+    let jobs: Vec<&Value> = all["jobs"].as_array().unwrap().iter().collect();
+    let of_jobs: u64 = jobs.iter().map(|job| spent(&job["balance"])).sum();
+    assert!(of_jobs > 0);
+    for whole in ["account", "month"] {
+        assert_eq!(spent(&all[whole]), of_jobs, "{whole}");
+    }
+    let id = jobs[0]["job"].as_str().unwrap();
+    let job = room.run(&["budget", "show", id, "--json"]).expect(0).json();
+    let sum = |parts: &str| job[parts].as_array().unwrap().iter().map(|part| spent(&part["balance"])).sum::<u64>();
+    assert_eq!(sum("agents"), spent(&job["balance"]));
+    let plan = room.run(&["budget", "entries", id, "--agent", "coordinator-planner", "--json"]).expect(0).json();
+    let charged = |entries: &Value| -> u64 {
+        entries["entries"].as_array().unwrap().iter().map(|entry| entry["charged_micro_usd"].as_u64().unwrap()).sum()
+    };
+    assert_eq!(
+        sum("features") + charged(&plan),
+        spent(&job["balance"]),
+        "all but the strategic plan is some feature's"
+    );
+    let text = room.run(&["budget", "show", id]).expect(0).out;
+    assert!(text.contains("feature http-api") && text.contains("agent backend"), "{text}");
+    assert!(room.narrow(&["budget", "show", id]).expect(0).out.lines().all(|line| line.chars().count() <= 40));
+}
+
+#[test]
+fn entries_can_be_filtered_and_read_by_a_spreadsheet() {
+    let room = finished();
+    let csv = room.run(&["budget", "entries", "--format", "csv", "--agent", "backend"]).expect(0).out;
+    let mut reader = csv::Reader::from_reader(csv.as_bytes());
+    let header = reader.headers().unwrap().clone();
+    let agent = header.iter().position(|name| name == "agent").unwrap();
+    let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+    assert!(!rows.is_empty() && rows.iter().all(|row| &row[agent] == "backend" && row.len() == header.len()));
+    let none = |arguments: &[&str]| {
+        let all = [&["budget", "entries", "--json"], arguments].concat();
+        room.run(&all).expect(0).json()["entries"].as_array().unwrap().is_empty()
+    };
+    assert!(none(&["--before", "2020-01-01"]) && !none(&["--since", "2020-01-01T00:00:00Z"]));
+    assert!(none(&["--model", "nobody"]));
+    for (arguments, part) in [
+        (["--since", "yesterday"], "2026-11-21T09:30:00Z"),
+        (["--agent", "No Such"], "--agent"),
+        (["--format", "xml"], "possible values"),
+    ] {
+        let refused = room.run(&[&["budget", "entries"], &arguments[..]].concat()).expect(2);
+        assert!(refused.err.contains(part), "{}", refused.err);
+    }
+}
+
+#[test]
+fn a_limit_binds_where_it_is_set() {
+    let room = Room::new();
+    room.finish_job(&["--out", "one"]).expect(0);
+    let id = room.status()["job"].as_str().unwrap().to_owned();
+    for (scope, part) in [("account", "account"), ("day", "account/day"), ("month", "account/month")] {
+        let said = room.run(&["budget", "set", scope, "100"]).expect(0).out;
+        assert!(said.contains(part) && said.contains("$100"), "{said}");
+    }
+    let part = format!("{id}/feature:http-api");
+    assert!(room.run(&["budget", "set", &part, "3"]).expect(0).out.contains("/slice:http-api has a limit of $3"));
+    assert!(room.run(&["budget", "set", &part, "none"]).expect(0).out.contains("has no limit"));
+    for wrong in [format!("{id}/feature:nope"), format!("{id}/agent:nope"), format!("{id}/nope")] {
+        assert!(room.run(&["budget", "set", &wrong, "3"]).expect(2).err.contains("it has "));
+    }
+    room.run(&["budget", "set", &id, "none"]).expect(2);
+    // A day that is spent already: the next job does not begin.
+    room.run(&["budget", "set", "day", "0.01"]).expect(0);
+    let stopped = room.finish_job(&["--out", "two"]).expect(4);
+    assert!(stopped.out.contains("account/day"), "{}", stopped.out);
+    assert!(room.run(&["doctor"]).out.contains("account/day"), "doctor names what stops everything");
+}

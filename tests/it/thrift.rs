@@ -1,0 +1,160 @@
+//! What a job does when its money runs low: cheaper models, optional tasks left out, a question, whole features first.
+//!
+//! Each run is of the real program against a scripted provider, and its first run tells what the whole job costs, so that
+//! no test knows a price. Money must be sound in every one of them.
+
+use codeswarm::llm::replay::{Reply, Script, SyntheticJob};
+use codeswarm::protocol::{Event, MicroUsd, Priority};
+
+use crate::faults::{Bout, Provider, Wrong, file, job, script};
+use crate::rig::Sandbox;
+
+const ONE_AT_A_TIME: (&str, &str) = ("CODESWARM_FLEET_CONCURRENCY", "1");
+const SMALL_CALLS: (&str, &str) = ("CODESWARM_LLM_MAX_OUTPUT_TOKENS", "2000");
+
+/// Five features of two files, the last two of low priority.
+fn job_with_options() -> SyntheticJob {
+    let mut job = job(5, 2);
+    for feature in &mut job.plan.features[3..] {
+        feature.priority = Priority::Low;
+    }
+    job
+}
+
+/// What the job costs from beginning to end.
+async fn whole_cost(job: &SyntheticJob) -> MicroUsd {
+    let bout = Bout::of(script(job, Wrong::new(), false), &[ONE_AT_A_TIME, SMALL_CALLS]).await;
+    bout.ran.assert_ended(0, &[]);
+    bout.story.balance.spent
+}
+
+fn dollars(amount: MicroUsd) -> String {
+    format!("{}.{:06}", amount.0 / 1_000_000, amount.0 % 1_000_000)
+}
+
+/// The answers to every request of `job`, each file of which costs nearly as much as a call can.
+fn dear(job: &SyntheticJob) -> Script {
+    let mut script = Script::new();
+    script.push("plan", serde_json::to_string(&job.plan).unwrap());
+    for (feature, plan) in job.plan.features.iter().zip(&job.feature_plans) {
+        script.push(&format!("feature-plan {}", feature.id), serde_json::to_string(plan).unwrap());
+    }
+    for task in &job.tasks {
+        script.push(&format!("file {}", task.path), Reply::new(file(&task.path)).output_tokens(1_900));
+    }
+    script
+}
+
+/// Paths of the files whose tasks succeeded, and the models that wrote them.
+fn written(bout: &Bout) -> Vec<(String, String)> {
+    let of = |event: &Event| match event {
+        Event::TaskSucceeded { task, receipt, .. } => Some((task.to_string(), receipt.model.clone())),
+        _ => None,
+    };
+    bout.story.events.iter().filter_map(of).filter(|(task, _)| task.starts_with("file/")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_of_low_priority_go_to_the_cheaper_model_once_money_runs_low() {
+    let job = job_with_options();
+    let twice = dollars(MicroUsd(whole_cost(&job).await.0 * 2));
+    let settings = [
+        ONE_AT_A_TIME,
+        SMALL_CALLS,
+        ("CODESWARM_JOB_BUDGET_USD", twice.as_str()),
+        ("CODESWARM_BUDGET_WARN_PERCENT", "90"),
+        ("CODESWARM_BUDGET_CHEAPER_MODEL", "claude-haiku-4-5"),
+        ("CODESWARM_BUDGET_CHEAPER_MODEL_PERCENT", "5"),
+    ];
+    let bout = Bout::of(script(&job, Wrong::new(), false), &settings).await;
+    bout.ran.assert_ended(0, &[]);
+    bout.assert_files(&job, &[]);
+    for (task, model) in written(&bout) {
+        let is_low = ["file/f0003", "file/f0004"].iter().any(|low| task.starts_with(low));
+        assert_eq!(model == "claude-haiku-4-5", is_low, "{task} by {model}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn optional_tasks_are_left_out_and_come_with_more_money() {
+    let job = job_with_options();
+    let twice = dollars(MicroUsd(whole_cost(&job).await.0 * 2));
+    let settings = [
+        ONE_AT_A_TIME,
+        SMALL_CALLS,
+        ("CODESWARM_JOB_BUDGET_USD", twice.as_str()),
+        ("CODESWARM_BUDGET_DROP_OPTIONAL_PERCENT", "5"),
+    ];
+    let bout = Bout::of(script(&job, Wrong::new(), false), &settings).await;
+    bout.ran.assert_ended(4, &["optional tasks are left out"]);
+    let optional = |path: &str| path.starts_with("f0003/") || path.starts_with("f0004/");
+    let missing: Vec<&str> = job.tasks.iter().map(|task| task.path.as_str()).filter(|path| optional(path)).collect();
+    bout.assert_files(&job, &missing);
+    let id = bout.sandbox.stores().await.0.events.jobs().await.unwrap()[0].job.to_string();
+    let top_up = bout.sandbox.run(&["budget", "top-up", &id, "100"], &[]).await;
+    top_up.assert_ended(0, &[]);
+    let url = bout.provider.base_url();
+    let resumed =
+        bout.sandbox.run(&["resume", "--yes"], &[&settings[..], &[("ANTHROPIC_BASE_URL", &url)]].concat()).await;
+    resumed.assert_ended(0, &[]);
+    bout.assert_files(&job, &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_runs_out_completes_whole_features_instead_of_a_bit_of_each() {
+    let job = job(5, 3);
+    let whole = Bout::of(dear(&job), &[ONE_AT_A_TIME, SMALL_CALLS]).await;
+    whole.ran.assert_ended(0, &[]);
+    let budget = dollars(MicroUsd(whole.story.balance.spent.0 * 7 / 10));
+    let settings = [ONE_AT_A_TIME, SMALL_CALLS, ("CODESWARM_JOB_BUDGET_USD", budget.as_str())];
+    let bout = Bout::of(dear(&job), &settings).await;
+    bout.ran.assert_ended(4, &[]);
+    let complete =
+        bout.story.events.iter().filter(|event| matches!(event, Event::FeatureCommitted { complete: true, .. }));
+    assert!(complete.count() >= 2, "{:?}", written(&bout));
+    let mut done = std::collections::BTreeMap::<String, usize>::new();
+    for (task, _) in written(&bout) {
+        *done.entry(task.split('/').nth(1).unwrap().to_owned()).or_default() += 1;
+    }
+    let begun = done.values().filter(|files| **files < 3).count();
+    assert!(begun <= 1, "more than one feature was left half done: {done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_asks_once_whether_to_go_on() {
+    let job = job(5, 2);
+    let twice = dollars(MicroUsd(whole_cost(&job).await.0 * 2));
+    let provider = Provider::start(script(&job, Wrong::new(), false)).await;
+    let url = provider.base_url();
+    let sandbox = Sandbox::new();
+    let settings = [
+        ONE_AT_A_TIME,
+        SMALL_CALLS,
+        ("CODESWARM_JOB_BUDGET_USD", twice.as_str()),
+        ("CODESWARM_BUDGET_WARN_PERCENT", "10"),
+        ("CODESWARM_BUDGET_PAUSE_PERCENT", "20"),
+        ("ANTHROPIC_BASE_URL", &url),
+    ];
+    let mut run = sandbox.command(env!("CARGO_BIN_EXE_codeswarm"));
+    run.args(["run", "proposal.md", "--out", "out", "--yes"]).envs(settings);
+    let run = tokio::spawn({
+        let child = run.spawn().unwrap();
+        child.wait_with_output()
+    });
+    let paused = async {
+        loop {
+            let status = sandbox.run(&["status", "--json"], &[]).await;
+            if status.stdout.contains("\"paused\"") {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), paused).await.expect("the job pauses");
+    let before = provider.billed();
+    sandbox.run(&["resume"], &settings).await;
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(60), run).await.expect("the job goes on").unwrap();
+    assert!(ended.unwrap().status.success());
+    assert!(before < provider.billed());
+    let pauses = sandbox.story().await.events.iter().filter(|event| matches!(event, Event::JobPaused)).count();
+    assert_eq!(pauses, 1);
+}
