@@ -16,8 +16,8 @@ mod validate_stores;
 pub use loader::{ConfigError, Environment, Layers, Loaded, Origin};
 pub use secret::{ApiKey, Secret};
 pub use settings::{
-    BreakerSettings, BudgetSettings, EndpointPrice, FleetSettings, HttpSettings, JobDefaults, LimitSettings, LlmSettings,
-    LogSettings, NatsSettings, PresenceSettings, ProviderSettings, RedisSettings, RoleSettings, Settings,
+    BreakerSettings, BudgetSettings, EndpointPrice, FleetSettings, HttpSettings, JobDefaults, LimitSettings,
+    LlmSettings, LogSettings, NatsSettings, PresenceSettings, ProviderSettings, RedisSettings, RoleSettings, Settings,
     StorageSettings,
 };
 pub use validate_llm::KINDS;

@@ -37,10 +37,7 @@ fn limits(settings: &Settings, faults: &mut Vec<Fault>) {
         format!("{} is not between 1 and 10000", limits.max_concurrency)
     });
     check(faults, limits.start_concurrency <= limits.max_concurrency, "limits.start_concurrency", || {
-        format!(
-            "{} is over limits.max_concurrency = {}",
-            limits.start_concurrency, limits.max_concurrency
-        )
+        format!("{} is over limits.max_concurrency = {}", limits.start_concurrency, limits.max_concurrency)
     });
     let factor = limits.slowdown_factor;
     check(faults, factor == 0 || (2..=100).contains(&factor), "limits.slowdown_factor", || {

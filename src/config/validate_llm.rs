@@ -61,7 +61,9 @@ fn llm(settings: &Settings, faults: &mut Vec<Fault>) {
     });
     url(faults, "llm.base_url", &llm.base_url);
     url(faults, "llm.openai_base_url", &llm.openai_base_url);
-    check(faults, is_thinking(&llm.thinking), "llm.thinking", || format!("{:?} is not default, off or on", llm.thinking));
+    check(faults, is_thinking(&llm.thinking), "llm.thinking", || {
+        format!("{:?} is not default, off or on", llm.thinking)
+    });
     check(faults, is_effort(&llm.effort), "llm.effort", || format!("{:?} is not low, medium or high", llm.effort));
     check(faults, (256..=128_000).contains(&llm.max_output_tokens), "llm.max_output_tokens", || {
         format!("{} is not between 256 and 128000", llm.max_output_tokens)

@@ -161,12 +161,7 @@ pub(super) fn rejected(mut result: TaskResult, why: &str) -> TaskResult {
 
 /// The same result as a failed attempt when the provider has kept the task waiting for too long: attempts are bounded, and
 /// so the waiting is.
-fn bounded_parking(
-    mut result: TaskResult,
-    since: Option<Timestamp>,
-    longest: Duration,
-    now: Timestamp,
-) -> TaskResult {
+fn bounded_parking(mut result: TaskResult, since: Option<Timestamp>, longest: Duration, now: Timestamp) -> TaskResult {
     let TaskOutcome::Failed { failure } = &mut result.outcome else { return result };
     let waited = since.map_or(Duration::ZERO, |since| now.since(since));
     if failure.kind == FailureKind::Parked && waited >= longest {

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::providers::{self, canonical};
 use super::FleetError;
 use super::guards::GuardPlan;
+use super::providers::{self, canonical};
 use crate::agent::{ContextLimits, RoleBook, RoleOverride};
 use crate::backend::Backend;
 use crate::budget::price::ThinkingGate;
@@ -17,8 +17,8 @@ use crate::budget::{PriceTable, Treasurer};
 use crate::clock::Clock;
 use crate::config::{Environment, RoleSettings, Settings};
 use crate::coordinator::Estimator;
-use crate::llm::replay::{FakeOptions, FakeServer, Latency, Script};
 use crate::llm::record::Recorder;
+use crate::llm::replay::{FakeOptions, FakeServer, Latency, Script};
 use crate::llm::{Effort, Metered, Provider, Thinking};
 use crate::protocol::AgentType;
 use crate::resilience::RetryPolicy;
@@ -81,8 +81,7 @@ impl Parts {
         let llm = &settings.llm;
         let models = roles.roles().flat_map(|role| std::iter::once(&role.model).chain(&role.fallback));
         let url = server.as_ref().map(FakeServer::base_url);
-        let router =
-            providers::router(settings, environment, models.map(String::as_str), &prices, url.as_deref())?;
+        let router = providers::router(settings, environment, models.map(String::as_str), &prices, url.as_deref())?;
         let provider: Arc<dyn Provider> = match providers::record_file(settings) {
             Some(path) => Arc::new(Recorder::open(Arc::new(router), &path, &Clock::system())?),
             None => Arc::new(router),
@@ -199,12 +198,7 @@ pub(super) fn role_book(settings: &Settings, base: &Path) -> Result<RoleBook, Fl
     Ok(book)
 }
 
-fn role_override(
-    settings: &Settings,
-    agent: AgentType,
-    role: &RoleSettings,
-    prompt: Option<Arc<str>>,
-) -> RoleOverride {
+fn role_override(settings: &Settings, agent: AgentType, role: &RoleSettings, prompt: Option<Arc<str>>) -> RoleOverride {
     let one_name = |model: &String| canonical(settings, model);
     RoleOverride {
         prompt,

@@ -107,14 +107,8 @@ impl Anthropic {
             None => Arc::new(PriceTable::builtin().map_err(|error| LlmError::Unsupported(error.to_string()))?),
         };
         let headers = headers(&config.api_key)?;
-        let connection = Connection::new(
-            &config.base_url,
-            "v1/messages",
-            headers,
-            config.limits(),
-            errors::describe,
-            "request-id",
-        )?;
+        let connection =
+            Connection::new(&config.base_url, "v1/messages", headers, config.limits(), errors::describe, "request-id")?;
         Ok(Self { connection, models, max_reply_bytes: config.max_reply_bytes })
     }
 }

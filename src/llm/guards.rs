@@ -96,12 +96,7 @@ impl Guards {
         })
     }
 
-    async fn pass(
-        &self,
-        prepared: &Prepared,
-        agent: &AgentType,
-        began: Instant,
-    ) -> Result<Pass, (Guard, Duration)> {
+    async fn pass(&self, prepared: &Prepared, agent: &AgentType, began: Instant) -> Result<Pass, (Guard, Duration)> {
         let Parts { breaker, rates, longest_wait, .. } = &*self.0;
         let model = &prepared.worst_case.model;
         // Models of named endpoints bring the endpoint's name along.
@@ -111,8 +106,7 @@ impl Guards {
         let place = self.permits(model, &key).acquire(agent, left()).await;
         let mut permit = place.ok_or((Guard::Places, PLACE_LATER))?;
         let (bytes, max_tokens) = (prepared.body.len(), prepared.worst_case.max_tokens);
-        let ticket =
-            rates.take(&key, bytes, max_tokens, left()).await.map_err(|wait| (Guard::Rates, wait))?;
+        let ticket = rates.take(&key, bytes, max_tokens, left()).await.map_err(|wait| (Guard::Rates, wait))?;
         match breaker.enter(&key).await {
             Ok(passage) => {
                 permit.begin();

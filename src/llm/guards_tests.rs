@@ -92,8 +92,7 @@ impl Bench {
         let ledger = Arc::new(MemoryLedger::with_limit(MicroUsd(limit)));
         let treasurer = Treasurer::new(ledger.clone(), Arc::new(PriceTable::builtin().unwrap()));
         let retry = RetryPolicy { attempts: 2, jitter: 0.0, ..RetryPolicy::default() };
-        let metered =
-            Metered::new(provider.clone(), treasurer, retry, Duration::from_secs(600)).behind(guards.clone());
+        let metered = Metered::new(provider.clone(), treasurer, retry, Duration::from_secs(600)).behind(guards.clone());
         Self { provider, ledger, table, metered, guards }
     }
 
@@ -200,9 +199,9 @@ async fn a_sick_provider_is_left_alone_and_found_well_again_by_one_trial() {
 #[tokio::test(start_paused = true)]
 async fn faulty_requests_rate_limits_money_and_cancellations_never_open_the_breaker() {
     let bench = Bench::new(None, 100, PLENTY);
-    for fault in [|| status(400, None), || status(401, None), || status(404, None), || status(429, None), || {
-        LlmError::Cancelled
-    }] {
+    for fault in
+        [|| status(400, None), || status(401, None), || status(404, None), || status(429, None), || LlmError::Cancelled]
+    {
         bench.fail(fault);
         for _ in 0..10 {
             assert!(bench.call().await.result.is_err());

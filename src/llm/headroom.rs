@@ -104,8 +104,7 @@ mod tests {
     fn what_makes_no_sense_is_not_said() {
         assert_eq!(said(&[("content-type", "text/plain")]), None);
         for (limit, remaining) in [("many", "1"), ("10", "-1"), ("0", "0"), ("", "")] {
-            let pairs =
-                [("x-ratelimit-limit-requests", limit), ("x-ratelimit-remaining-requests", remaining)];
+            let pairs = [("x-ratelimit-limit-requests", limit), ("x-ratelimit-remaining-requests", remaining)];
             assert_eq!(said(&pairs), None, "{limit} {remaining}");
         }
         let only_limit = [("x-ratelimit-limit-requests", "10")];

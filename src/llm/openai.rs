@@ -176,7 +176,10 @@ pub struct OpenAi {
 
 impl fmt::Debug for OpenAi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpenAi").field("connection", &self.connection).field("style", &self.style).finish_non_exhaustive()
+        f.debug_struct("OpenAi")
+            .field("connection", &self.connection)
+            .field("style", &self.style)
+            .finish_non_exhaustive()
     }
 }
 

@@ -177,13 +177,13 @@ mod tests {
             let all: u32 = sent.iter().sum();
             let over = all.saturating_sub(bears);
             rejected.push(over);
-            for (aimd, sent) in aimd.iter_mut().zip(sent) {
-                // Every call is as likely to be refused as any other.
+            // Every call is as likely to be refused as any other.
             let mut refused = vec![0; sent.len()];
             for _ in 0..over {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let mut at = u32::try_from(random >> 33).unwrap() % all;
-                let whose = sent.iter().position(|sent| at.checked_sub(*sent).map(|rest| at = rest).is_none()).unwrap();
+                let takes = |sent: &u32| at.checked_sub(*sent).map(|rest| at = rest).is_none();
+                let whose = sent.iter().position(takes).unwrap();
                 refused[whose] += u32::from(refused[whose] < sent[whose]);
             }
             for ((aimd, sent), refused) in aimd.iter_mut().zip(sent).zip(refused) {

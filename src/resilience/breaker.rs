@@ -159,7 +159,13 @@ impl Breaker {
     }
 
     /// The successes to report with a failure, or by themselves once that is due.
-    fn successes(&self, key: &str, more: u32, is_due: impl Fn(&Known, Instant) -> bool, window: Duration) -> Option<u32> {
+    fn successes(
+        &self,
+        key: &str,
+        more: u32,
+        is_due: impl Fn(&Known, Instant) -> bool,
+        window: Duration,
+    ) -> Option<u32> {
         let now = Instant::now();
         let mut known = self.lock();
         let entry = known.entry(key.to_owned()).or_insert_with(|| Known::new(now));

@@ -55,8 +55,7 @@ impl Permits {
     /// Places for calls to `key`.
     #[must_use]
     pub fn new(key: &str, policy: AimdPolicy, bulkhead: Bulkhead) -> Self {
-        let state =
-            State { aimd: Aimd::new(policy), under_way: 0, held: HashMap::new(), waiting: VecDeque::new() };
+        let state = State { aimd: Aimd::new(policy), under_way: 0, held: HashMap::new(), waiting: VecDeque::new() };
         Self(Arc::new(Shared { key: key.to_owned(), bulkhead, state: Mutex::new(state) }))
     }
 

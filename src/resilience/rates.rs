@@ -104,13 +104,7 @@ impl FleetRates {
     ///
     /// # Errors
     /// How long to stay away, when that would take longer.
-    pub async fn take(
-        &self,
-        key: &str,
-        bytes: usize,
-        max_tokens: u32,
-        patience: Duration,
-    ) -> Result<Ticket, Duration> {
+    pub async fn take(&self, key: &str, bytes: usize, max_tokens: u32, patience: Duration) -> Result<Ticket, Duration> {
         let key = self.key(key);
         let began = Instant::now();
         let need = key.news().estimate(bytes, max_tokens);
@@ -136,8 +130,11 @@ impl FleetRates {
         if let Some(key) = keys.get(name) {
             return Arc::clone(key);
         }
-        let key =
-            Arc::new(Key { name: name.to_owned(), line: Line::new(Pool::default()), news: Mutex::new(News::default()) });
+        let key = Arc::new(Key {
+            name: name.to_owned(),
+            line: Line::new(Pool::default()),
+            news: Mutex::new(News::default()),
+        });
         keys.insert(name.to_owned(), Arc::clone(&key));
         key
     }
@@ -232,9 +229,7 @@ impl News {
         }
         let Some(taken) = taken else { return };
         let real = match used {
-            Used::Known(usage) => {
-                Amounts { requests: 1, input_tokens: counted(usage), output_tokens: usage.output }
-            }
+            Used::Known(usage) => Amounts { requests: 1, input_tokens: counted(usage), output_tokens: usage.output },
             Used::NoTokens => Amounts { requests: taken.requests, ..Amounts::default() },
             Used::Nothing => Amounts::default(),
             Used::Unknown => taken,

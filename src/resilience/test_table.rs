@@ -78,9 +78,9 @@ impl RateTable for TestTable {
 
     async fn list(&self) -> Result<Vec<RateState>, BackendError> {
         let (banks, mut gates) = (self.banks.lock().unwrap(), self.gates.lock().unwrap());
-        let states = banks.iter().map(|(key, bank)| {
-            RateState::of(key.clone(), bank, gates.entry(key.clone()).or_default(), self.now())
-        });
+        let states = banks
+            .iter()
+            .map(|(key, bank)| RateState::of(key.clone(), bank, gates.entry(key.clone()).or_default(), self.now()));
         Ok(states.collect())
     }
 }

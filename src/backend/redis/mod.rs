@@ -180,5 +180,12 @@ async fn start(
     });
     store.enter(redis.dead_after).await?;
     tokio::spawn(presence::run(Arc::downgrade(&store), redis.beat, redis.dead_after, ending));
-    Ok(RedisStores { state: store.clone(), ledger: store.clone(), locks: store.clone(), rates: store.clone(), delays: store, clock })
+    Ok(RedisStores {
+        state: store.clone(),
+        ledger: store.clone(),
+        locks: store.clone(),
+        rates: store.clone(),
+        delays: store,
+        clock,
+    })
 }

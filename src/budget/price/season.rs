@@ -140,9 +140,14 @@ mod tests {
         let at = |hours: i64| Timestamp(friday.0 + hours * HOUR_MS + 1_800_000);
         let during = Season::During(peak.clone());
         let outside = Season::Outside(peak);
-        for (hour, high, low) in
-            [(2, true, true), (12, false, true), (8, true, false), (10, true, true), (26, false, true), (32, false, true)]
-        {
+        for (hour, high, low) in [
+            (2, true, true),
+            (12, false, true),
+            (8, true, false),
+            (10, true, true),
+            (26, false, true),
+            (32, false, true),
+        ] {
             let window = Window::of_charge(at(hour));
             assert_eq!((during.touches(window), outside.touches(window)), (high, low), "{hour}");
         }

@@ -87,12 +87,18 @@ fn address(url: &str) -> Finding {
             }
             Finding::good("provider", url)
         }
-        Ok(_) => {
-            Finding::failure("provider", format!("{url} names no host"), "correct llm.base_url, ANTHROPIC_BASE_URL or the base_url of [providers]")
-        }
+        Ok(_) => Finding::failure(
+            "provider",
+            format!("{url} names no host"),
+            "correct llm.base_url, ANTHROPIC_BASE_URL or the base_url of [providers]",
+        ),
         Err(error) => {
             let what = format!("{url} is not an address: {error}");
-            Finding::failure("provider", what, "correct llm.base_url, ANTHROPIC_BASE_URL or the base_url of [providers]")
+            Finding::failure(
+                "provider",
+                what,
+                "correct llm.base_url, ANTHROPIC_BASE_URL or the base_url of [providers]",
+            )
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::*;
 use crate::error::{Coded, Retry};
-use crate::llm::http::{EVENT_FRAME_BYTES, Assemble, endpoint, errors as transport, is_loopback};
+use crate::llm::http::{Assemble, EVENT_FRAME_BYTES, endpoint, errors as transport, is_loopback};
 use crate::llm::sse::{Event, Parser};
 use crate::llm::{Charge, Effort, Message, Role, StopReason, SystemBlock, Thinking};
 use crate::protocol::Usage;
@@ -75,7 +75,8 @@ fn older_models_get_only_what_they_accept() {
     }
     let bound = |model| LlmRequest { schema: Some(Arc::new(json!({}))), ..request(model) };
     assert!(body(&bound("claude-haiku-4-5")).contains(r#""output_config":{"format":"#));
-    let old = r#"{"old": {"input": 1, "output": 1, "context": 9, "structured_output": false, "source": "t", "as_of": "t"}}"#;
+    let old =
+        r#"{"old": {"input": 1, "output": 1, "context": 9, "structured_output": false, "source": "t", "as_of": "t"}}"#;
     assert!(request::prepare(&bound("old"), &PriceTable::parse(old).unwrap()).is_err());
 }
 
@@ -333,7 +334,10 @@ fn the_key_is_never_printed_and_bad_settings_are_refused() {
     for base_url in ["", "ftp://x", "api.anthropic.com", "https://user:pw@x", "https://x/?a=b", "https://"] {
         assert!(endpoint(base_url, "v1/messages").is_err(), "{base_url}");
     }
-    assert_eq!(endpoint("http://127.0.0.1:8080/base/", "v1/messages").unwrap().as_str(), "http://127.0.0.1:8080/base/v1/messages");
+    assert_eq!(
+        endpoint("http://127.0.0.1:8080/base/", "v1/messages").unwrap().as_str(),
+        "http://127.0.0.1:8080/base/v1/messages"
+    );
     assert!(headers(&Secret::new("a\u{7}b")).is_err());
     for (address, expected) in [("http://localhost:1", true), ("http://[::1]:1", true), ("https://a.b", false)] {
         assert_eq!(is_loopback(&reqwest::Url::parse(address).unwrap()), expected, "{address}");

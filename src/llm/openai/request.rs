@@ -125,7 +125,8 @@ fn response_format(style: SchemaStyle, schema: &RawValue) -> Option<ResponseForm
 
 /// The system blocks as one message (prefix caches need no marks here), then the conversation.
 fn turns<'a>(request: &'a LlmRequest, schema: Option<&RawValue>) -> Vec<Turn<'a>> {
-    let mut system: Vec<&str> = request.system.iter().map(|block| &*block.text).filter(|text| !text.is_empty()).collect();
+    let mut system: Vec<&str> =
+        request.system.iter().map(|block| &*block.text).filter(|text| !text.is_empty()).collect();
     let demand;
     if let Some(schema) = schema {
         demand = format!("Answer with nothing but one JSON object that follows this JSON schema:\n{}", schema.get());

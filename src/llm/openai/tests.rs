@@ -106,7 +106,9 @@ fn what_cannot_be_asked_for_is_refused_before_money_is_set_aside() {
 
 /// A stream as OpenAI sends it, with a comment, a role, an unknown member and the usage at the end.
 fn captured() -> String {
-    let chunk = |rest: &str| format!("data: {{\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"model\":\"{MODEL}\",{rest}}}\n\n");
+    let chunk = |rest: &str| {
+        format!("data: {{\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"model\":\"{MODEL}\",{rest}}}\n\n")
+    };
     [
         ": OPENROUTER PROCESSING\n\n".to_owned(),
         chunk(r#""choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"finish_reason":null}],"usage":null"#),
@@ -189,7 +191,10 @@ fn case_15_usage_counts_only_if_it_can_be_priced_exactly() {
     for (usage, expected) in [
         (r#","usage":{"prompt_tokens":10,"completion_tokens":5}"#, Some(plain)),
         (r#","usage":{"prompt_tokens":0,"completion_tokens":0}"#, Some(Usage::default())),
-        (r#","usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":40}"#, Some(Usage { output: 30, ..plain })),
+        (
+            r#","usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":40}"#,
+            Some(Usage { output: 30, ..plain }),
+        ),
         (r#","usage":{"prompt_tokens":10}"#, None),
         (r#","usage":{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":11}}"#, None),
         (r#","usage":{"prompt_tokens":18446744073709551615,"completion_tokens":5}"#, None),
@@ -247,7 +252,12 @@ fn errors_are_read_in_every_shape_that_was_seen() {
             Retry::Now,
         ),
         (r#"{"error":{"message":"no credit","code":402}}"#, "402", "no credit", Retry::Now),
-        (r#"{"object":"error","message":"too long","type":"BadRequestError","code":400}"#, "BadRequestError", "(400)", Retry::Now),
+        (
+            r#"{"object":"error","message":"too long","type":"BadRequestError","code":400}"#,
+            "BadRequestError",
+            "(400)",
+            Retry::Now,
+        ),
     ] {
         let (found, message) = errors::describe(body.as_bytes()).unwrap();
         assert_eq!(found, kind);

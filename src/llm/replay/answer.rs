@@ -108,7 +108,11 @@ impl Shared {
             _ if request.stream => deliver::events(request.dialect, &outgoing, arrived.request_id, &self.stopped),
             _ => deliver::document(request.dialect, &outgoing, arrived.request_id, &self.stopped),
         };
-        Ok(if self.is_limited && response.status() == StatusCode::OK { until_read(response, running) } else { response })
+        Ok(if self.is_limited && response.status() == StatusCode::OK {
+            until_read(response, running)
+        } else {
+            response
+        })
     }
 
     async fn wait(&self, delay: Duration) -> Result<(), ApiError> {
@@ -135,8 +139,7 @@ impl Shared {
         if outgoing.model != request.model {
             cost_micros = cost_micros.max(cost(outgoing.model)?);
         }
-        let entry =
-            BillEntry { key: key.clone(), model: request.priced.clone(), usage: outgoing.usage, cost_micros };
+        let entry = BillEntry { key: key.clone(), model: request.priced.clone(), usage: outgoing.usage, cost_micros };
         self.bill.add(&entry).map_err(|error| deliver::internal(&error))
     }
 

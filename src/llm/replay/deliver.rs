@@ -47,7 +47,11 @@ pub(super) fn events(
     };
     let (bytes, end) = shape(dialect, events, outgoing.fault);
     let is_small = outgoing.fault == Some(Fault::Utf8Split);
-    let pieces = if is_small { bytes.chunks(SMALL_PIECE).map(Bytes::copy_from_slice).collect() } else { in_pieces(bytes.into()) };
+    let pieces = if is_small {
+        bytes.chunks(SMALL_PIECE).map(Bytes::copy_from_slice).collect()
+    } else {
+        in_pieces(bytes.into())
+    };
     response(dialect, "text/event-stream; charset=utf-8", pieces, end, request_id, stopped)
 }
 
@@ -215,9 +219,7 @@ pub(super) fn status(dialect: Dialect, fault: Fault, reply: &Reply, request_id: 
         Fault::Status403 => ApiError::new(StatusCode::FORBIDDEN, "permission_error", "Your key may not do this."),
         Fault::Status404 => ApiError::unknown_model("of-this-request"),
         Fault::Status429 | Fault::Status429Date | Fault::Status429Ms => rate_limit(),
-        Fault::SpendCap429 if is_anthropic => {
-            ApiError { code: Some("enforced_spend_limit_reached"), ..rate_limit() }
-        }
+        Fault::SpendCap429 if is_anthropic => ApiError { code: Some("enforced_spend_limit_reached"), ..rate_limit() },
         Fault::SpendCap429 => ApiError {
             code: Some("insufficient_quota"),
             ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "You exceeded your current quota.")

@@ -106,7 +106,10 @@ impl Dialect {
     }
 
     /// The body of an error, as an answer of its own or as the data of an event.
-    #[expect(clippy::expect_used, reason = "plain structs with string keys, written to memory: serialising cannot fail")]
+    #[expect(
+        clippy::expect_used,
+        reason = "plain structs with string keys, written to memory: serialising cannot fail"
+    )]
     pub(super) fn error_json(self, error: &ApiError, request_id: Option<&str>) -> Vec<u8> {
         let (kind, message) = (error.kind, error.message.as_str());
         let json = match self {
@@ -115,9 +118,9 @@ impl Dialect {
                 let error = AnthropicDetail { r#type: kind, message, details };
                 serde_json::to_vec(&AnthropicError { r#type: "error", error, request_id })
             }
-            Self::OpenAi => {
-                serde_json::to_vec(&OpenAiError { error: OpenAiDetail { message, r#type: kind, param: None, code: error.code } })
-            }
+            Self::OpenAi => serde_json::to_vec(&OpenAiError {
+                error: OpenAiDetail { message, r#type: kind, param: None, code: error.code },
+            }),
         };
         json.expect("serialises")
     }

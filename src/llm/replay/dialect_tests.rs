@@ -80,7 +80,8 @@ async fn each_dialect_says_in_its_own_words_what_is_wrong() {
     assert_eq!(unknown.0, 404, "a model of an endpoint without prices is unknown: {}", unknown.2);
     let keyless = client().post(format!("{}/v1/chat/completions", server.base_url())).body(body("plan").to_string());
     assert_eq!(keyless.send().await.unwrap().status().as_u16(), 401);
-    let open = serve(Script::new().reply("plan", "x"), FakeOptions { needs_key: false, ..FakeOptions::default() }).await;
+    let open =
+        serve(Script::new().reply("plan", "x"), FakeOptions { needs_key: false, ..FakeOptions::default() }).await;
     let keyless = client().post(format!("{}/v1/chat/completions", open.base_url())).body(body("plan").to_string());
     assert_eq!(keyless.send().await.unwrap().status().as_u16(), 200);
 }
@@ -91,7 +92,10 @@ async fn a_limit_turns_calls_away_and_says_when_to_come_back() {
     let server = serve(Script::new().reply("plan", "x"), FakeOptions { limits, ..FakeOptions::default() }).await;
     for left in [1, 0] {
         let (status, headers, _) = post(&server, "/v1/chat/completions", &body("plan")).await;
-        assert_eq!((status, headers["x-ratelimit-remaining-requests"].to_str().unwrap()), (200, left.to_string().as_str()));
+        assert_eq!(
+            (status, headers["x-ratelimit-remaining-requests"].to_str().unwrap()),
+            (200, left.to_string().as_str())
+        );
     }
     let (status, headers, _) = post(&server, "/v1/chat/completions", &body("plan")).await;
     assert_eq!(status, 429);
@@ -124,7 +128,9 @@ async fn calls_that_run_count_until_their_reply_is_over() {
 #[tokio::test]
 async fn models_counts_and_the_page_can_be_read() {
     let server = serve(Script::new().reply("file <b>", "x"), FakeOptions::default()).await;
-    let get = async |path: &str| client().get(format!("{}{path}", server.base_url())).send().await.unwrap().text().await.unwrap();
+    let get = async |path: &str| {
+        client().get(format!("{}{path}", server.base_url())).send().await.unwrap().text().await.unwrap()
+    };
     let models: Value = serde_json::from_str(&get("/v1/models").await).unwrap();
     assert!(models["data"].as_array().unwrap().iter().any(|model| model["id"] == "gpt-6.1-sol"));
     let count = json!({"model": "claude-sonnet-5-5", "messages": [{"role": "user", "content": "123456789"}]});

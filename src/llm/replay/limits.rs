@@ -53,7 +53,8 @@ impl Bucket {
 
     fn refill(&mut self) {
         let now = Instant::now();
-        let gained = now.duration_since(self.at).as_micros().cast_signed() * i128::from(self.limit) * 1_000 / self.minute_ms();
+        let gained =
+            now.duration_since(self.at).as_micros().cast_signed() * i128::from(self.limit) * 1_000 / self.minute_ms();
         // Less than a micro-token is left for the next look, not lost.
         if gained > 0 {
             self.left = (self.left + gained).min(i128::from(self.limit) * MICRO);

@@ -23,10 +23,10 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::answer::Arrived;
 use super::bill::{Bill, BillKeeper};
 use super::cache::PromptCache;
 use super::deliver;
-use super::answer::Arrived;
 use super::dialect::{ApiError, Dialect};
 use super::limits::{Limiter, RateLimits};
 use super::script::{Reply, Script};

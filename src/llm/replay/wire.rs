@@ -279,8 +279,7 @@ impl Outgoing<'_> {
             write_event(out, &Event::MessageDelta { delta, usage });
         }
         events.before_end = out.len();
-        let delta =
-            Ending { stop_reason: Some(self.stop), stop_sequence: None, stop_details: stop_details(self.stop) };
+        let delta = Ending { stop_reason: Some(self.stop), stop_sequence: None, stop_details: stop_details(self.stop) };
         let usage = self.reports_usage.then(|| self.wire_usage(self.usage.output, true));
         write_event(out, &Event::MessageDelta { delta, usage });
         events.before_stop = out.len();

@@ -110,7 +110,9 @@ impl<'a> Chat<'a> {
             completion_tokens: output,
             total_tokens: prompt_tokens + output,
             prompt_tokens_details: PromptDetails { cached_tokens: cache_read, cache_write_tokens: written },
-            completion_tokens_details: CompletionDetails { reasoning_tokens: self.outgoing.thinking_tokens.min(output) },
+            completion_tokens_details: CompletionDetails {
+                reasoning_tokens: self.outgoing.thinking_tokens.min(output),
+            },
         }
     }
 
@@ -176,8 +178,7 @@ impl<'a> Chat<'a> {
     pub(super) fn json(&self) -> Vec<u8> {
         let outgoing = self.outgoing;
         let refusal = (outgoing.stop == Stop::Refusal).then_some("I cannot help with that.");
-        let message =
-            Delta { role: Some("assistant"), content: Some(outgoing.text), refusal, ..Delta::default() };
+        let message = Delta { role: Some("assistant"), content: Some(outgoing.text), refusal, ..Delta::default() };
         let finish_reason = Some(finish_reason(outgoing.stop));
         let choice = Choice { index: 0, delta: None, message: Some(message), finish_reason };
         let usage = outgoing.reports_usage.then(|| self.usage(outgoing.usage.output));
@@ -197,7 +198,9 @@ fn write_chunk(out: &mut Vec<u8>, chunk: &Chunk<'_>) {
 /// Puts bytes that are not UTF-8 at the start of the content of the chunk at `at`.
 fn break_content(out: &mut Vec<u8>, at: usize, text: &str) {
     let needle = b"\"content\":\"";
-    if let Some(found) = out[at..].windows(needle.len()).position(|window| window == needle).filter(|_| !text.is_empty()) {
+    if let Some(found) =
+        out[at..].windows(needle.len()).position(|window| window == needle).filter(|_| !text.is_empty())
+    {
         let place = at + found + needle.len();
         out.splice(place..place, super::wire::NOT_UTF8);
     }
