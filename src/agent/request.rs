@@ -93,11 +93,13 @@ pub fn build_request(
     system.push(SystemBlock { text: role.prompt.clone(), cache: false });
     let request = LlmRequest {
         model: role.model.clone(),
+        fallbacks: role.fallback.clone(),
         system,
         messages: vec![Message { role: Speaker::User, text }],
         max_tokens: max_tokens(role, message),
         schema,
         effort: role.effort,
+        thinking: role.thinking,
     };
     Ok((request, format))
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::AgentError;
-use crate::llm::Effort;
+use crate::llm::{Effort, Thinking};
 use crate::protocol::AgentType;
 
 /// Output cap of builtin roles, in tokens, thinking included; within what every priced model allows.
@@ -57,8 +57,12 @@ pub struct Role {
     pub prompt: Arc<str>,
     /// Model name as in the price table.
     pub model: String,
+    /// Models to try when that one cannot answer, in this order.
+    pub fallback: Vec<String>,
     /// How hard to think.
     pub effort: Effort,
+    /// Whether to think.
+    pub thinking: Thinking,
     /// What the type can do.
     pub capabilities: Vec<String>,
     /// Hard cap on output per call, in tokens, thinking included.
@@ -91,8 +95,12 @@ pub struct RoleOverride {
     pub prompt: Option<Arc<str>>,
     /// Model name as in the price table.
     pub model: Option<String>,
+    /// Models to try when that one cannot answer.
+    pub fallback: Option<Vec<String>>,
     /// How hard to think.
     pub effort: Option<Effort>,
+    /// Whether to think.
+    pub thinking: Option<Thinking>,
     /// What the type can do.
     pub capabilities: Option<Vec<String>>,
     /// Hard cap on output per call, in tokens.
@@ -103,7 +111,16 @@ impl RoleOverride {
     /// An override of `agent` that changes nothing yet.
     #[must_use]
     pub const fn of(agent: AgentType) -> Self {
-        Self { agent, prompt: None, model: None, effort: None, capabilities: None, max_output_tokens: None }
+        Self {
+            agent,
+            prompt: None,
+            model: None,
+            fallback: None,
+            effort: None,
+            thinking: None,
+            capabilities: None,
+            max_output_tokens: None,
+        }
     }
 }
 
@@ -133,6 +150,8 @@ impl RoleBook {
             let role = Role {
                 prompt: builtin.prompt.into(),
                 model: default_model.to_owned(),
+                fallback: Vec::new(),
+                thinking: Thinking::default(),
                 effort: if planner { Effort::High } else { Effort::Medium },
                 capabilities: builtin.capabilities.iter().map(|name| (*name).to_owned()).collect(),
                 max_output_tokens: DEFAULT_MAX_OUTPUT_TOKENS,
@@ -154,6 +173,8 @@ impl RoleBook {
                 agent: change.agent.clone(),
                 prompt: prompt.clone(),
                 model: self.default_model.clone(),
+                fallback: Vec::new(),
+                thinking: Thinking::default(),
                 effort: Effort::Medium,
                 capabilities: Vec::new(),
                 max_output_tokens: DEFAULT_MAX_OUTPUT_TOKENS,
@@ -162,7 +183,9 @@ impl RoleBook {
         };
         role.prompt = change.prompt.unwrap_or(role.prompt);
         role.model = change.model.unwrap_or(role.model);
+        role.fallback = change.fallback.unwrap_or(role.fallback);
         role.effort = change.effort.unwrap_or(role.effort);
+        role.thinking = change.thinking.unwrap_or(role.thinking);
         role.capabilities = change.capabilities.unwrap_or(role.capabilities);
         role.max_output_tokens = change.max_output_tokens.unwrap_or(role.max_output_tokens);
         self.roles.insert(change.agent, Arc::new(role));

@@ -1,7 +1,7 @@
-//! The six stores over JetStream and Redis, shared by any number of machines.
+//! The seven stores over JetStream and Redis, shared by any number of machines.
 //!
 //! NATS carries what flows (queues, logs, artifacts, hints), Redis what is compared and counted (state, money, leases,
-//! delays, presence). Each half keeps its own promises; nothing here spans both. All processes of a deployment go by the
+//! delays, presence, rates). Each half keeps its own promises; nothing here spans both. All processes of a deployment go by the
 //! clock of the Redis server, so that skewed hosts agree on when a lease ends.
 
 use std::sync::Arc;
@@ -60,6 +60,8 @@ pub async fn open(
         state: redis.state,
         ledger: Arc::new(ledger),
         locks: redis.locks,
+        rates: redis.rates,
+        rates: redis.rates,
         clock: redis.clock,
         delivery_lease: options.nats.ack_wait,
     })

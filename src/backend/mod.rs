@@ -1,12 +1,13 @@
-//! Six small traits behind which all shared state lives, and the error they share.
+//! Seven small traits behind which all shared state lives, and the error they share.
 //!
 //! Everything above this room is written against [`Backend`] only, so that one machine with a SQLite file and a
 //! cluster with JetStream and Redis run the very same code. The promises are written on the traits, stated once as
 //! tests in `tests/it/conformance/`, and kept by every implementation without capability flags.
 //!
-//! Rules that hold for all six:
+//! Rules that hold for all seven:
 //! - An error from a write means *unknown*, not *failed*: repeat it with the same id.
-//! - Every mutating step is idempotent by an id and answers a replay with the recorded outcome.
+//! - Every mutating step is idempotent by an id and answers a replay with the recorded outcome; only [`RateTable`], whose
+//!   states are hints, counts a repeated step twice.
 //! - No step spans two traits. Whoever needs several steps orders them so that a crash between any two is harmless.
 //! - Time is the store's clock, never the caller's.
 //! - *Durable* means that the death of any process changes nothing. Loss of power may undo the newest steps in the order
@@ -26,6 +27,7 @@ pub mod locks;
 pub mod nats;
 pub mod open;
 pub mod presence;
+pub mod rates;
 pub mod redis;
 pub mod state;
 
@@ -43,6 +45,9 @@ pub use ledger::{
     Scope, SettleOutcome, Settlement,
 };
 pub use locks::{Acquired, LockInfo, LockMode, LockRequest, LockTable};
+pub use rates::{
+    Amounts, GatePolicy, GateStep, GateView, Headroom, Limits, RateState, RateTable, Reading, Take, Taken,
+};
 pub use state::{Change, Condition, Expected, Snapshot, StateStore, Versioned, Write};
 
 use crate::clock::Clock;
@@ -76,6 +81,8 @@ pub struct Backend {
     pub ledger: Arc<dyn Ledger>,
     /// Leases.
     pub locks: Arc<dyn LockTable>,
+    /// Allowances and breakers of providers.
+    pub rates: Arc<dyn RateTable>,
     /// The stores' clock: the one all processes of the deployment agree on.
     pub clock: Clock,
     /// How long a delivery stays with its consumer without [`Disposition::Progress`].

@@ -20,5 +20,5 @@ mod tests;
 pub use bound::WorstCaseInput;
 pub use context::CallContext;
 pub use error::BudgetError;
-pub use price::{ModelPrice, PriceError, PriceTable};
+pub use price::{EndpointPrices, ModelPrice, PriceError, PriceTable};
 pub use reservation::{Reservation, Treasurer};

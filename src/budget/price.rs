@@ -3,17 +3,20 @@
 //! Prices are integers in pico-dollars per token, which is the same number as micro-dollars per million tokens, so every
 //! price that a provider prints with up to six decimals is exact. Sums are `u128`, and the one rounding (up, to a whole
 //! micro-dollar) comes last. This room must never guess: a model without a price is an error, and where a price depends
-//! on the hour or the date, the dearest one counts, because nobody knows when a call will end.
+//! on the hour or the date, the dearest one that can hold before the call ends counts.
 
 mod parse;
+mod season;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
-pub use parse::Thinking;
+pub use parse::ThinkingGate;
 
+use self::season::{Season, Window};
 use super::WorstCaseInput;
+use crate::clock::Clock;
 use crate::error::Coded;
 use crate::protocol::{MicroUsd, Usage};
 
@@ -88,6 +91,8 @@ pub struct Rates {
 }
 
 impl Rates {
+    const FREE: Self = Self { input: 0, output: 0, cache_write_5m: 0, cache_write_1h: 0, cache_read: 0 };
+
     /// The dearer of the two, kind by kind.
     fn dearest(self, other: Self) -> Self {
         Self {
@@ -110,7 +115,8 @@ struct Tier {
 /// Price and limits of one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelPrice {
-    base: Rates,
+    /// At least one; of those that hold at a time the dearest counts.
+    seasons: Vec<(Season, Rates)>,
     /// Ascending by `over`.
     long_prompt: Vec<Tier>,
     /// The provider writes its cache, and charges for it, without being asked.
@@ -122,24 +128,56 @@ pub struct ModelPrice {
     /// Shortest prefix that is cached, in tokens; `None` when the provider does not say.
     pub min_cache_tokens: Option<u32>,
     /// How thinking is switched, for the models that have it.
-    pub thinking: Option<Thinking>,
+    pub thinking: Option<ThinkingGate>,
     /// Whether `tool_choice` may force a tool; `None` when the provider does not say.
     pub forced_tool_choice: Option<bool>,
+    /// Whether it can be told how hard to think; `None` when the table does not say.
+    pub effort: Option<bool>,
+    /// Whether a reply can be bound to a JSON schema.
+    pub structured_output: Option<bool>,
+    /// Whether the region can be pinned.
+    pub geo: Option<bool>,
+    /// Whether sampling parameters other than the default are accepted.
+    pub sampling: Option<bool>,
+    /// Whether the reply may be begun by the caller.
+    pub prefill: Option<bool>,
     /// The day on which the price was read from its source, as `2026-10-08`.
     pub as_of: String,
 }
 
 impl ModelPrice {
-    /// The prices of a request whose prompt is `prompt_tokens` long, cached parts included. They hold for the whole
-    /// request, output too.
+    /// True when the provider writes its cache, and charges for it, without being asked.
     #[must_use]
-    pub fn rates(&self, prompt_tokens: u64) -> Rates {
-        self.reachable(prompt_tokens).last().map_or(self.base, |tier| tier.rates)
+    pub const fn writes_cache_unasked(&self) -> bool {
+        self.implicit_cache_write
     }
 
-    /// The dearest prices, kind by kind, that any prompt of at most `prompt_tokens` can have.
-    fn dearest_rates(&self, prompt_tokens: u64) -> Rates {
-        self.reachable(prompt_tokens).fold(self.base, |rates, tier| rates.dearest(tier.rates))
+    /// The sizes of prompts, in tokens, above which other prices hold, ascending.
+    pub fn tiers(&self) -> impl Iterator<Item = u64> {
+        self.long_prompt.iter().map(|tier| tier.over)
+    }
+
+    /// The prices of a request whose prompt is `prompt_tokens` long, cached parts included. They hold for the whole
+    /// request, output too. What depends on the time is the dearest of all times.
+    #[must_use]
+    pub fn rates(&self, prompt_tokens: u64) -> Rates {
+        self.rates_within(prompt_tokens, None)
+    }
+
+    fn rates_within(&self, prompt_tokens: u64, window: Option<Window>) -> Rates {
+        self.reachable(prompt_tokens).last().map_or_else(|| self.base(window), |tier| tier.rates)
+    }
+
+    /// The dearest prices, kind by kind, that any prompt of at most `prompt_tokens` can have within the window.
+    fn dearest_rates(&self, prompt_tokens: u64, window: Window) -> Rates {
+        self.reachable(prompt_tokens).fold(self.base(Some(window)), |rates, tier| rates.dearest(tier.rates))
+    }
+
+    /// The dearest prices of short prompts that hold at any moment of the window, or ever.
+    fn base(&self, window: Option<Window>) -> Rates {
+        let holds = |season: &Season| window.is_none_or(|window| season.touches(window));
+        let holding = self.seasons.iter().filter(|(season, _)| holds(season)).map(|(_, rates)| *rates);
+        holding.reduce(Rates::dearest).unwrap_or(Rates::FREE)
     }
 
     fn reachable(&self, prompt_tokens: u64) -> impl Iterator<Item = &Tier> {
@@ -147,12 +185,27 @@ impl ModelPrice {
     }
 }
 
+/// What the models of a named endpoint cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointPrices {
+    /// What the table says of the model, whoever serves it.
+    List,
+    /// Only what the table says of `endpoint/model`.
+    Own,
+    /// Nothing, because somebody said so.
+    Free,
+}
+
 /// Prices of all known models.
 #[derive(Debug, Clone)]
 pub struct PriceTable {
+    /// How `endpoint/model` is priced unless the table names it whole.
+    endpoints: BTreeMap<String, EndpointPrices>,
     models: BTreeMap<String, ModelPrice>,
     /// Names without their date suffix; `None` where several dated models share one.
     aliases: BTreeMap<String, Option<String>>,
+    /// Tells which of several prices hold.
+    clock: Clock,
 }
 
 /// Both halves of a bound, so that it can be inverted without rounding.
@@ -183,21 +236,46 @@ impl PriceTable {
             return Err(PriceError::TooLong { bytes: json.len() });
         }
         let models = parse::models(json)?;
-        let mut aliases = BTreeMap::new();
-        for name in models.keys() {
-            if let Some(alias) = parse::without_date(name) {
-                aliases
-                    .entry(alias.to_owned())
-                    .and_modify(|shared: &mut Option<String>| *shared = None)
-                    .or_insert_with(|| Some(name.clone()));
-            }
-        }
-        Ok(Self { models, aliases })
+        let aliases = aliases(&models);
+        Ok(Self { endpoints: BTreeMap::new(), models, aliases, clock: Clock::system() })
     }
 
-    /// The price of `model`, named in full or without its date suffix, if it is known.
+    /// The table with every model of `other` added, or replaced where both name it.
+    #[must_use]
+    pub fn merged(mut self, other: Self) -> Self {
+        self.models.extend(other.models);
+        self.aliases = aliases(&self.models);
+        self.endpoints.extend(other.endpoints);
+        self
+    }
+
+    /// The table with another clock, for tests.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// The table with a rule for the models of one endpoint.
+    #[must_use]
+    pub fn with_endpoint(mut self, name: &str, prices: EndpointPrices) -> Self {
+        self.endpoints.insert(name.to_owned(), prices);
+        self
+    }
+
+    /// The price of `model`, if it is known: named in full or without its date suffix, plain or as `endpoint/model`.
     #[must_use]
     pub fn get(&self, model: &str) -> Option<&ModelPrice> {
+        self.listed(model).or_else(|| {
+            let (endpoint, plain) = model.split_once('/')?;
+            match self.endpoints.get(endpoint)? {
+                EndpointPrices::List => self.listed(plain),
+                EndpointPrices::Own => None,
+                EndpointPrices::Free => Some(&FREE),
+            }
+        })
+    }
+
+    fn listed(&self, model: &str) -> Option<&ModelPrice> {
         self.models.get(model).or_else(|| self.models.get(self.aliases.get(model)?.as_deref()?))
     }
 
@@ -231,7 +309,8 @@ impl PriceTable {
         let Some(left) = (u128::from(available.0) * PICO_PER_MICRO).checked_sub(bound.input_cost) else {
             return Ok(0);
         };
-        let affordable = left / bound.output_price;
+        // A free model costs nothing however much it says.
+        let affordable = left.checked_div(bound.output_price).unwrap_or(u128::MAX);
         if affordable >= u128::from(input.max_tokens.min(bound.max_output)) {
             return Ok(input.max_tokens);
         }
@@ -245,7 +324,8 @@ impl PriceTable {
     pub fn charge(&self, model: &str, usage: &Usage) -> Result<MicroUsd, PriceError> {
         let prompt = [usage.cache_write_5m, usage.cache_write_1h, usage.cache_read];
         let prompt = prompt.into_iter().fold(usage.input, u64::saturating_add);
-        let rates = self.known(model)?.rates(prompt);
+        let window = Window::of_charge(self.clock.now());
+        let rates = self.known(model)?.rates_within(prompt, Some(window));
         let kinds = [
             (usage.input, rates.input),
             (usage.output, rates.output),
@@ -268,7 +348,7 @@ impl PriceTable {
             .saturating_add(INJECTED_TOKENS + INJECTED_TOKENS_PER_ITEM * items)
             .saturating_add(input.schema_bytes)
             .min(model.context);
-        let rates = model.dearest_rates(tokens);
+        let rates = model.dearest_rates(tokens, Window::of_bound(self.clock.now()));
         let mut price = rates.input.max(rates.cache_read);
         if input.writes_5m || model.implicit_cache_write {
             price = price.max(rates.cache_write_5m);
@@ -282,6 +362,38 @@ impl PriceTable {
             max_output: model.max_output.unwrap_or(u32::MAX),
         })
     }
+}
+
+/// A model that somebody declared free.
+static FREE: ModelPrice = ModelPrice {
+    seasons: Vec::new(),
+    long_prompt: Vec::new(),
+    implicit_cache_write: false,
+    context: u64::MAX,
+    max_output: None,
+    min_cache_tokens: None,
+    thinking: None,
+    forced_tool_choice: None,
+    effort: None,
+    structured_output: None,
+    geo: None,
+    sampling: None,
+    prefill: None,
+    as_of: String::new(),
+};
+
+/// Names without their date suffix; `None` where several dated models share one.
+fn aliases(models: &BTreeMap<String, ModelPrice>) -> BTreeMap<String, Option<String>> {
+    let mut aliases = BTreeMap::new();
+    for name in models.keys() {
+        if let Some(alias) = parse::without_date(name) {
+            aliases
+                .entry(alias.to_owned())
+                .and_modify(|shared: &mut Option<String>| *shared = None)
+                .or_insert_with(|| Some(name.clone()));
+        }
+    }
+    aliases
 }
 
 /// Whole micro-dollars that cover `pico` pico-dollars.

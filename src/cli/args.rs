@@ -170,13 +170,16 @@ pub(super) struct FleetArgs {
     /// With --replay: milliseconds every reply takes.
     #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=600_000))]
     pub(super) replay_latency: u64,
+    /// Append every reply to this file, which --replay plays again; keys are never recorded.
+    #[arg(long, value_name = "FILE")]
+    pub(super) record: Option<PathBuf>,
     /// Tasks worked on at once.
     #[arg(long, value_name = "N")]
     pub(super) concurrency: Option<u32>,
     /// Seconds that running calls may take to finish after SIGTERM or Ctrl-C.
     #[arg(long, value_name = "SECONDS")]
     pub(super) drain: Option<u64>,
-    /// Model of every role that names no other.
+    /// Model of every role that names no other, plain or as endpoint/model.
     #[arg(long, value_name = "NAME")]
     pub(super) model: Option<String>,
     /// Print the final result as JSON on standard output.

@@ -97,6 +97,6 @@ async fn dispatch(screen: &Screen, cli: Cli) -> Result<Exit, Failure> {
         Command::Budget(command) => budget::run(screen, common, command).await,
         Command::Doctor(args) => doctor::run(screen, common, args).await,
         Command::Config(command) => configuration::run(screen, common, command),
-        Command::Models(args) => configuration::models(screen, &args),
+        Command::Models(args) => configuration::models(screen, &cli.common, &args),
     }
 }

@@ -29,7 +29,8 @@ pub(super) fn flags(args: &FleetArgs) -> Vec<Flag> {
     let concurrency = args.concurrency.map(|n| ("--concurrency", "fleet.concurrency", n.to_string()));
     let drain = args.drain.map(|seconds| ("--drain", "fleet.drain_seconds", seconds.to_string()));
     let model = args.model.clone().map(|model| ("--model", "llm.model", model));
-    concurrency.into_iter().chain(drain).chain(model).collect()
+    let record = args.record.as_ref().map(|file| ("--record", "llm.record", file.to_string_lossy().into_owned()));
+    concurrency.into_iter().chain(drain).chain(model).chain(record).collect()
 }
 
 /// Recorded replies, if asked for.

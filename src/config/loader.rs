@@ -21,8 +21,10 @@ const MAX_FILE_BYTES: u64 = 256 * 1024;
 pub(super) const SERVERS: [&str; 2] = ["nats.url", "redis.url"];
 
 /// Variables that other programs know as well, or that are short for a setting everybody changes.
-const WELL_KNOWN: [(&str, &str); 4] = [
+const WELL_KNOWN: [(&str, &str); 6] = [
     ("ANTHROPIC_BASE_URL", "llm.base_url"),
+    ("OPENAI_BASE_URL", "llm.openai_base_url"),
+    ("CODESWARM_RECORD", "llm.record"),
     ("CODESWARM_BACKEND", "storage.backend"),
     ("NATS_URL", "nats.url"),
     ("REDIS_URL", "redis.url"),
@@ -163,7 +165,7 @@ impl Layers {
             let mut from_file = BTreeMap::new();
             flatten("", &table, &Origin::File(path), &mut from_file);
             for (key, value) in from_file {
-                if key.starts_with("roles.") || known.contains(&key) {
+                if key.starts_with("roles.") || key.starts_with("providers.") || known.contains(&key) {
                     values.insert(key, value);
                 } else {
                     faults.push(unknown(&key, &known));
@@ -232,6 +234,10 @@ fn unknown(key: &str, known: &[String]) -> Fault {
 fn set(values: &mut Values, faults: &mut Vec<Fault>, key: &str, text: &str, origin: Origin) {
     let parsed = match values.get(key).map(|(value, _)| value) {
         Some(Value::Integer(_)) => text.parse().map(Value::Integer).map_err(|_| "a whole number"),
+        Some(Value::Array(_)) => {
+            let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+            Ok(Value::Array(names.map(|name| Value::String(name.to_owned())).collect()))
+        }
         Some(Value::Boolean(_)) => text.parse().map(Value::Boolean).map_err(|_| "true or false"),
         _ => Ok(Value::String(text.to_owned())),
     };

@@ -9,14 +9,18 @@ mod loader;
 mod secret;
 mod settings;
 mod validate;
+mod validate_limits;
+mod validate_llm;
 mod validate_stores;
 
 pub use loader::{ConfigError, Environment, Layers, Loaded, Origin};
 pub use secret::{ApiKey, Secret};
 pub use settings::{
-    BudgetSettings, FleetSettings, HttpSettings, JobDefaults, LlmSettings, LogSettings, NatsSettings, PresenceSettings,
-    RedisSettings, RoleSettings, Settings, StorageSettings,
+    BreakerSettings, BudgetSettings, EndpointPrice, FleetSettings, HttpSettings, JobDefaults, LimitSettings,
+    LlmSettings, LogSettings, NatsSettings, PresenceSettings, ProviderSettings, RedisSettings, RoleSettings, Settings,
+    StorageSettings,
 };
+pub use validate_llm::KINDS;
 
 /// The embedded defaults, commented for people.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");

@@ -66,18 +66,27 @@ impl ApiKey {
     /// Reads `ANTHROPIC_API_KEY`, or the file that `ANTHROPIC_API_KEY_FILE` names. `None` when neither is set.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`] when both are set, the file cannot be read, or the key is empty or not printable ASCII.
+    /// As for [`ApiKey::named`].
     pub fn read(environment: &Environment) -> Result<Option<Secret>, ConfigError> {
-        let fault = |why: String| ConfigError::one("ANTHROPIC_API_KEY", why);
-        let direct = environment.get("ANTHROPIC_API_KEY").filter(|text| !text.is_empty());
-        let file = environment.get("ANTHROPIC_API_KEY_FILE").filter(|text| !text.is_empty());
+        Self::named(environment, "ANTHROPIC_API_KEY")
+    }
+
+    /// Reads `variable`, or the file that `variable` with `_FILE` after it names. `None` when neither is set.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] when both are set, the file cannot be read, or the key is empty or not printable ASCII.
+    pub fn named(environment: &Environment, variable: &str) -> Result<Option<Secret>, ConfigError> {
+        let fault = |why: String| ConfigError::one(variable, why);
+        let variable_of_file = format!("{variable}_FILE");
+        let direct = environment.get(variable).filter(|text| !text.is_empty());
+        let file = environment.get(&variable_of_file).filter(|text| !text.is_empty());
         let text = match (direct, file) {
             (None, None) => return Ok(None),
             (Some(_), Some(_)) => {
-                return Err(fault("it is set together with ANTHROPIC_API_KEY_FILE; keep one of them".into()));
+                return Err(fault(format!("it is set together with {variable_of_file}; keep one of them")));
             }
             (Some(text), None) => text.to_owned(),
-            (None, Some(path)) => Secret::from_file("ANTHROPIC_API_KEY_FILE", Path::new(path))?.0,
+            (None, Some(path)) => Secret::from_file(&variable_of_file, Path::new(path))?.0,
         };
         let key = text.trim();
         if key.is_empty() || !key.bytes().all(|b| b.is_ascii_graphic()) {

@@ -22,6 +22,10 @@ pub struct Settings {
     pub budget: BudgetSettings,
     /// The provider.
     pub llm: LlmSettings,
+    /// How much is asked of the provider.
+    pub limits: LimitSettings,
+    /// When it is left alone.
+    pub breaker: BreakerSettings,
     /// The stores.
     pub storage: StorageSettings,
     /// The NATS servers of a distributed fleet.
@@ -37,6 +41,9 @@ pub struct Settings {
     /// Differences per agent type, and agent types of the user's own.
     #[serde(default)]
     pub roles: BTreeMap<String, RoleSettings>,
+    /// Endpoints that models can be asked at, besides the usual ones.
+    #[serde(default)]
+    pub providers: BTreeMap<String, ProviderSettings>,
 }
 
 impl Settings {
@@ -64,6 +71,7 @@ pub struct JobDefaults {
     pub max_attempts: u32,
     pub retry_first_delay_ms: u64,
     pub retry_longest_delay_ms: u64,
+    pub longest_parking_seconds: u64,
     pub max_proposal_bytes: u64,
     pub max_file_bytes: u64,
 }
@@ -102,8 +110,13 @@ pub struct BudgetSettings {
 pub struct LlmSettings {
     pub provider: String,
     pub base_url: String,
+    pub openai_base_url: String,
     pub model: String,
+    pub fallback: Vec<String>,
     pub effort: String,
+    pub thinking: String,
+    pub prices_file: String,
+    pub record: String,
     pub max_output_tokens: u32,
     pub attempts: u32,
     pub retry_first_delay_ms: u64,
@@ -114,6 +127,37 @@ pub struct LlmSettings {
     pub connect_timeout_seconds: u64,
     pub max_reply_bytes: u64,
     pub max_context_bytes: u64,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
+pub struct LimitSettings {
+    pub requests_per_window: u64,
+    pub input_tokens_per_window: u64,
+    pub output_tokens_per_window: u64,
+    pub window_seconds: u64,
+    pub burst_percent: u32,
+    pub sliding_window: bool,
+    pub start_concurrency: u32,
+    pub max_concurrency: u32,
+    pub slowdown_factor: u32,
+    pub agent_share_percent: u32,
+}
+
+/// `[breaker]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
+pub struct BreakerSettings {
+    pub consecutive_failures: u32,
+    pub failure_percent: u32,
+    pub least_calls: u32,
+    pub window_seconds: u64,
+    pub open_seconds: u64,
+    pub longest_open_seconds: u64,
+    pub trials: u32,
 }
 
 /// `[storage]`
@@ -195,9 +239,52 @@ pub struct RoleSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effort: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_output_tokens: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_file: Option<PathBuf>,
+}
+
+/// `[providers.<name>]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
+pub struct ProviderSettings {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_variable: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens_field: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_in_stream: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema_style: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<EndpointPrice>,
+}
+
+/// What calls of an endpoint cost; a number is accepted for the one amount there is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum EndpointPrice {
+    /// `0`: its models are free.
+    Number(u64),
+    /// `"list"`, `"own"` or `"0"`.
+    Text(String),
+}
+
+impl ProviderSettings {
+    /// The wire format and habits of the endpoint `name`: its own `kind`, else its name.
+    #[must_use]
+    pub fn kind<'a>(&'a self, name: &'a str) -> &'a str {
+        self.kind.as_deref().unwrap_or(name)
+    }
 }

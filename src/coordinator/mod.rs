@@ -65,6 +65,8 @@ pub struct CoordinatorOptions {
     pub prefetch_percent: u32,
     /// Delays between a task's attempts.
     pub retry: RetryPolicy,
+    /// A task that has waited for its provider for longer than this burns its attempts from then on.
+    pub longest_parking: Duration,
     /// What happens when money runs low.
     pub thrift: Thrift,
     /// Expected costs, for approval.

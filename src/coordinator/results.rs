@@ -29,6 +29,7 @@ impl Coordinator {
             return Ok(Err(ProtocolError::field("task", why)));
         };
         let (kind, failures) = (task.kind.clone(), task.failures);
+        let result = bounded_parking(result, task.parked_since, self.options.longest_parking, now);
         let (result, product) = match &result.outcome {
             TaskOutcome::Succeeded { receipt } => {
                 let artifact = receipt.artifact.clone();
@@ -161,6 +162,23 @@ async fn read_product(
 pub(super) fn rejected(mut result: TaskResult, why: &str) -> TaskResult {
     let failure = TaskFailure::new(FailureKind::Rejected, "CS-COORD-007", why);
     result.outcome = TaskOutcome::Failed { failure };
+    result
+}
+
+/// The same result as a failed attempt when the provider has kept the task waiting for too long: attempts are bounded, and
+/// so the waiting is.
+fn bounded_parking(mut result: TaskResult, since: Option<Timestamp>, longest: Duration, now: Timestamp) -> TaskResult {
+    let TaskOutcome::Failed { failure } = &mut result.outcome else { return result };
+    let waited = since.map_or(Duration::ZERO, |since| now.since(since));
+    if failure.kind == FailureKind::Parked && waited >= longest {
+        failure.kind = FailureKind::Transient;
+        failure.retry_after_ms = None;
+        let (waited, longest) = (waited.as_secs(), longest.as_secs());
+        failure.message = format!(
+            "the provider has kept this task waiting for {waited} s, more than job.longest_parking_seconds = {longest}: {}",
+            failure.message
+        );
+    }
     result
 }
 

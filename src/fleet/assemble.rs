@@ -8,14 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::FleetError;
+use super::guards::GuardPlan;
+use super::providers::{self, canonical};
 use crate::agent::{ContextLimits, RoleBook, RoleOverride};
 use crate::backend::Backend;
+use crate::budget::price::ThinkingGate;
 use crate::budget::{PriceTable, Treasurer};
-use crate::config::{ApiKey, Environment, RoleSettings, Secret, Settings};
+use crate::clock::Clock;
+use crate::config::{Environment, RoleSettings, Settings};
 use crate::coordinator::Estimator;
-use crate::llm::anthropic::{Anthropic, AnthropicConfig};
+use crate::llm::record::Recorder;
 use crate::llm::replay::{FakeOptions, FakeServer, Latency, Script};
-use crate::llm::{Effort, Metered, Provider};
+use crate::llm::{Effort, Metered, Provider, Thinking};
 use crate::protocol::AgentType;
 use crate::resilience::RetryPolicy;
 use crate::worker::Executor;
@@ -44,6 +48,7 @@ pub struct Parts {
     total_timeout: Duration,
     /// Serves the recorded replies; lives as long as the calls.
     replay: Option<FakeServer>,
+    guards: GuardPlan,
     /// Set once an executor was made: drained before the process ends.
     treasurer: std::sync::OnceLock<Treasurer>,
 }
@@ -59,9 +64,9 @@ impl Parts {
         replay: Option<&Replay>,
         base: &Path,
     ) -> Result<Self, FleetError> {
-        let prices = Arc::new(PriceTable::builtin()?);
+        let prices = Arc::new(providers::prices(settings, base)?);
         let roles = priced_roles(settings, base, &prices)?;
-        let (server, base_url, key) = match replay {
+        let server = match replay {
             Some(replay) => {
                 let options = FakeOptions {
                     bill_path: replay.bill.clone(),
@@ -69,21 +74,18 @@ impl Parts {
                     prices: Some(Arc::clone(&prices)),
                     ..FakeOptions::default()
                 };
-                let server = FakeServer::start(Script::load(&replay.script)?, options).await?;
-                let url = server.base_url();
-                (Some(server), url, Secret::new("replay"))
+                Some(FakeServer::start(Script::load(&replay.script)?, options).await?)
             }
-            None => (None, settings.llm.base_url.clone(), ApiKey::read(environment)?.ok_or(FleetError::NoKey)?),
+            None => None,
         };
         let llm = &settings.llm;
-        let provider = Anthropic::new(&AnthropicConfig {
-            base_url,
-            api_key: key,
-            idle_timeout: Duration::from_secs(llm.idle_timeout_seconds),
-            total_timeout: Duration::from_secs(llm.total_timeout_seconds),
-            connect_timeout: Duration::from_secs(llm.connect_timeout_seconds),
-            max_reply_bytes: usize::try_from(llm.max_reply_bytes).unwrap_or(usize::MAX),
-        })?;
+        let models = roles.roles().flat_map(|role| std::iter::once(&role.model).chain(&role.fallback));
+        let url = server.as_ref().map(FakeServer::base_url);
+        let router = providers::router(settings, environment, models.map(String::as_str), &prices, url.as_deref())?;
+        let provider: Arc<dyn Provider> = match providers::record_file(settings) {
+            Some(path) => Arc::new(Recorder::open(Arc::new(router), &path, &Clock::system())?),
+            None => Arc::new(router),
+        };
         let limits = ContextLimits {
             max_bytes: usize::try_from(llm.max_context_bytes).unwrap_or(usize::MAX),
             max_file_bytes: usize::try_from(settings.job.max_file_bytes).unwrap_or(usize::MAX),
@@ -98,10 +100,11 @@ impl Parts {
         Ok(Self {
             prices,
             roles,
-            provider: Arc::new(provider),
+            provider,
             limits,
             retry,
             total_timeout: Duration::from_secs(llm.total_timeout_seconds),
+            guards: GuardPlan::of(settings, server.is_some()),
             replay: server,
             treasurer: std::sync::OnceLock::new(),
         })
@@ -122,7 +125,8 @@ impl Parts {
                 Treasurer::new(Arc::clone(&backend.ledger), Arc::clone(&self.prices)).going_by(backend.clock.clone())
             })
             .clone();
-        let metered = Metered::new(Arc::clone(&self.provider), treasurer, self.retry, self.total_timeout);
+        let metered = Metered::new(Arc::clone(&self.provider), treasurer, self.retry, self.total_timeout)
+            .behind(self.guards.guards(backend));
         Executor::new(backend, metered, self.roles.clone(), self.limits)
     }
 
@@ -148,15 +152,20 @@ impl Parts {
 /// # Errors
 /// [`FleetError`] naming the first role that cannot be used.
 pub fn check_roles(settings: &Settings, base: &Path) -> Result<Vec<(AgentType, String)>, FleetError> {
-    let roles = priced_roles(settings, base, &PriceTable::builtin()?)?;
+    let roles = priced_roles(settings, base, &providers::prices(settings, base)?)?;
     Ok(roles.roles().map(|role| (role.agent.clone(), role.model.clone())).collect())
 }
 
 fn priced_roles(settings: &Settings, base: &Path, prices: &PriceTable) -> Result<RoleBook, FleetError> {
     let roles = role_book(settings, base)?;
     for role in roles.roles() {
-        if prices.get(&role.model).is_none() {
-            return Err(FleetError::UnpricedModel { role: role.agent.to_string(), model: role.model.clone() });
+        for model in std::iter::once(&role.model).chain(&role.fallback) {
+            let Some(price) = prices.get(model) else {
+                return Err(FleetError::UnpricedModel { role: role.agent.to_string(), model: model.clone() });
+            };
+            if role.thinking == Thinking::Off && price.thinking == Some(ThinkingGate::AlwaysOn) {
+                return Err(FleetError::AlwaysThinks { role: role.agent.to_string(), model: model.clone() });
+            }
         }
     }
     Ok(roles)
@@ -164,14 +173,17 @@ fn priced_roles(settings: &Settings, base: &Path, prices: &PriceTable) -> Result
 
 /// Expected costs without a provider, for a process that calls none.
 pub(super) fn estimator(settings: &Settings, base: &Path) -> Result<Arc<Estimator>, FleetError> {
-    Ok(Arc::new(Estimator::new(Arc::new(PriceTable::builtin()?), role_book(settings, base)?)))
+    Ok(Arc::new(Estimator::new(Arc::new(providers::prices(settings, base)?), role_book(settings, base)?)))
 }
 
-fn role_book(settings: &Settings, base: &Path) -> Result<RoleBook, FleetError> {
-    let mut book = RoleBook::builtin(&settings.llm.model);
+pub(super) fn role_book(settings: &Settings, base: &Path) -> Result<RoleBook, FleetError> {
+    let fallback: Vec<String> = settings.llm.fallback.iter().map(|model| canonical(settings, model)).collect();
+    let mut book = RoleBook::builtin(&canonical(settings, &settings.llm.model));
     for agent in AgentType::builtin() {
         let change = RoleOverride {
+            fallback: Some(fallback.clone()),
             effort: Some(effort(&settings.llm.effort)),
+            thinking: Some(thinking(&settings.llm.thinking)),
             max_output_tokens: Some(settings.llm.max_output_tokens),
             ..RoleOverride::of(agent)
         };
@@ -181,16 +193,19 @@ fn role_book(settings: &Settings, base: &Path) -> Result<RoleBook, FleetError> {
         // Validated with the configuration; an id that is not one cannot get here.
         let Ok(agent) = AgentType::new(name) else { continue };
         let prompt = role.prompt_file.as_ref().map(|file| read_prompt(name, &base.join(file))).transpose()?;
-        book = book.with(role_override(agent, role, prompt))?;
+        book = book.with(role_override(settings, agent, role, prompt))?;
     }
     Ok(book)
 }
 
-fn role_override(agent: AgentType, role: &RoleSettings, prompt: Option<Arc<str>>) -> RoleOverride {
+fn role_override(settings: &Settings, agent: AgentType, role: &RoleSettings, prompt: Option<Arc<str>>) -> RoleOverride {
+    let one_name = |model: &String| canonical(settings, model);
     RoleOverride {
         prompt,
-        model: role.model.clone(),
+        model: role.model.as_ref().map(one_name),
+        fallback: Some(role.fallback.as_ref().unwrap_or(&settings.llm.fallback).iter().map(one_name).collect()),
         effort: role.effort.as_deref().map(effort),
+        thinking: role.thinking.as_deref().map(thinking),
         max_output_tokens: role.max_output_tokens,
         ..RoleOverride::of(agent)
     }
@@ -210,5 +225,13 @@ fn effort(text: &str) -> Effort {
         "low" => Effort::Low,
         "high" => Effort::High,
         _ => Effort::Medium,
+    }
+}
+
+fn thinking(text: &str) -> Thinking {
+    match text {
+        "off" => Thinking::Off,
+        "on" => Thinking::On,
+        _ => Thinking::Default,
     }
 }

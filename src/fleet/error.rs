@@ -19,8 +19,21 @@ use crate::worker::WorkerError;
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
     /// No way to reach a model.
-    #[error("there is no key for the provider")]
-    NoKey,
+    #[error("there is no key for the provider {endpoint}")]
+    NoKey {
+        /// Which endpoint.
+        endpoint: String,
+        /// The variable it should stand in.
+        variable: String,
+    },
+    /// The file of prices cannot be used.
+    #[error("the prices in {} cannot be used: {why}", path.display())]
+    PricesFile {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// A role's prompt file cannot be used.
     #[error("the prompt file {} of role {role} cannot be used: {why}", path.display())]
     PromptFile {
@@ -34,6 +47,14 @@ pub enum FleetError {
     /// A role's model is not in the price table.
     #[error("role {role} uses model {model:?}, which has no price")]
     UnpricedModel {
+        /// Which role.
+        role: String,
+        /// Which model.
+        model: String,
+    },
+    /// A role may not think, and its model cannot help it.
+    #[error("role {role} is not to think, but {model} always does")]
+    AlwaysThinks {
         /// Which role.
         role: String,
         /// Which model.
@@ -85,7 +106,12 @@ impl FleetError {
             Self::Backend(error) => Some(error),
             Self::Coordinator(error) => Some(error),
             Self::Worker(error) => Some(error),
-            Self::NoKey | Self::PromptFile { .. } | Self::UnpricedModel { .. } | Self::Died { .. } => None,
+            Self::NoKey { .. }
+            | Self::PricesFile { .. }
+            | Self::AlwaysThinks { .. }
+            | Self::PromptFile { .. }
+            | Self::UnpricedModel { .. }
+            | Self::Died { .. } => None,
         }
     }
 }
@@ -93,21 +119,30 @@ impl FleetError {
 impl Coded for FleetError {
     fn code(&self) -> &'static str {
         match self {
-            Self::NoKey => "CS-FLEET-001",
+            Self::NoKey { .. } => "CS-FLEET-001",
             Self::PromptFile { .. } => "CS-FLEET-002",
             Self::UnpricedModel { .. } => "CS-FLEET-003",
             Self::Died { .. } => "CS-FLEET-004",
+            Self::PricesFile { .. } => "CS-FLEET-005",
+            Self::AlwaysThinks { .. } => "CS-FLEET-006",
             other => other.inner().map_or("CS-FLEET-000", Coded::code),
         }
     }
 
     fn remedy(&self) -> String {
         match self {
-            Self::NoKey => "set ANTHROPIC_API_KEY, or ANTHROPIC_API_KEY_FILE to a file that holds it; to try the program without a key, \
-                 replay recorded replies with --replay"
-                .into(),
+            Self::NoKey { variable, .. } => format!(
+                "set {variable}, or {variable}_FILE to a file that holds it; to try the program without a key, replay \
+                 recorded replies with --replay"
+            ),
+            Self::AlwaysThinks { .. } => {
+                "leave its thinking at \"default\", or choose a model whose thinking `codeswarm models` shows as optional".into()
+            }
+            Self::PricesFile { .. } => "correct llm.prices_file; config/prices.json shows the format".into(),
             Self::PromptFile { .. } => "name a readable text file of at most 64 KiB; the path is relative to the configuration file".into(),
-            Self::UnpricedModel { .. } => "use a model of the price table (config/prices.json); a call without a known price is never made".into(),
+            Self::UnpricedModel { .. } => "use a model that `codeswarm models` lists, or add its price to llm.prices_file (local models: price = 0 of their \
+                 endpoint); a call without a known price is never made"
+                .into(),
             Self::Died { .. } => "run `codeswarm resume`; nothing is lost. Please report the message above as a bug".into(),
             other => other.inner().map_or_else(String::new, Coded::remedy),
         }

@@ -120,6 +120,7 @@ pub(super) fn coordinator_options(
             max_delay: Duration::from_millis(settings.job.retry_longest_delay_ms),
             ..RetryPolicy::default()
         },
+        longest_parking: Duration::from_secs(settings.job.longest_parking_seconds),
         thrift: thrift(&settings.budget),
         estimator,
     }

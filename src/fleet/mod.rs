@@ -6,9 +6,12 @@
 mod alone;
 mod assemble;
 mod error;
+mod guards;
 mod local;
+mod providers;
 
 pub use alone::{Stop, serve, work};
 pub use assemble::{Parts, Replay, check_roles};
 pub use error::FleetError;
 pub use local::{LocalFleet, LocalOptions};
+pub use providers::{Endpoint, endpoints, prices};

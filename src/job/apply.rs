@@ -74,7 +74,9 @@ impl Job {
                 Ok(())
             }
             Event::TaskFailed { task, attempt, failure, cost, usage, retry_at } => {
-                self.failed(task, *attempt, failure, (*cost, *usage), *retry_at)
+                self.failed(task, *attempt, failure, (*cost, *usage), *retry_at)?;
+                self.note_parking(task, failure.kind, at);
+                Ok(())
             }
             Event::TaskDead { task, .. } => {
                 let at = self.expect(task, TaskStatus::Exhausted)?;
@@ -111,6 +113,8 @@ impl Job {
             Event::JobResumed => {
                 self.paused = false;
                 self.end = None;
+                // Nobody asked the provider meanwhile.
+                self.tasks.iter_mut().for_each(|task| task.parked_since = None);
                 Ok(())
             }
             Event::JobEnded { outcome, reason } => self.ended(*outcome, reason, at),
@@ -177,6 +181,18 @@ impl Job {
         Ok(())
     }
 
+    /// Keeps since when a task waits for its provider. A transient failure ends nothing: the provider still has not
+    /// answered; a reply that was refused does, and so does everything that has nothing to do with the provider.
+    fn note_parking(&mut self, task: &TaskId, kind: FailureKind, at: Timestamp) {
+        let Some(&index) = self.task_index.get(task) else { return };
+        let since = &mut self.tasks[index].parked_since;
+        match kind {
+            FailureKind::Parked => *since = since.or(Some(at)),
+            FailureKind::Transient => {}
+            _ => *since = None,
+        }
+    }
+
     fn skipped(&mut self, task: &TaskId, because: &TaskId) -> Result<(), Why> {
         let at = self.expect(task, TaskStatus::Waiting)?;
         self.expect(because, TaskStatus::Dead)?;
@@ -188,6 +204,7 @@ impl Job {
     fn revived(&mut self, task: &TaskId) -> Result<(), Why> {
         let at = self.expect(task, TaskStatus::Dead)?;
         self.tasks[at].failures = 0;
+        self.tasks[at].parked_since = None;
         self.set_status(at, TaskStatus::Ready);
         for other in self.skipped_because(task).collect::<Vec<_>>() {
             self.tasks[other].blocked_by = None;

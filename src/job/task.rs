@@ -115,6 +115,8 @@ pub struct Task {
     pub attempt: u32,
     /// Failures that count against the limit of attempts.
     pub failures: u32,
+    /// Since when the provider has kept it waiting without answering it once.
+    pub parked_since: Option<Timestamp>,
     /// When it was last dispatched.
     pub dispatched_at: Option<Timestamp>,
     /// Why the last failed attempt failed.
@@ -145,6 +147,7 @@ impl Task {
             status: TaskStatus::Waiting,
             attempt: 0,
             failures: 0,
+            parked_since: None,
             dispatched_at: None,
             last_failure: None,
             blocked_by: None,

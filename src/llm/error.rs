@@ -18,6 +18,37 @@ pub enum Charge {
     Everything,
 }
 
+/// A guard that a call passes before it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// The circuit breaker of the provider and model.
+    Breaker,
+    /// The places for calls of this process.
+    Places,
+    /// The fleet's requests and tokens per minute.
+    Rates,
+}
+
+impl Guard {
+    /// One word, for metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Breaker => "breaker",
+            Self::Places => "places",
+            Self::Rates => "rates",
+        }
+    }
+
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Breaker => "the provider has failed too often and is left alone for a while",
+            Self::Places => "no place among the calls under way became free in time",
+            Self::Rates => "the provider's limit per minute is used up",
+        }
+    }
+}
+
 /// Why a call brought no complete reply.
 #[derive(Debug, thiserror::Error)]
 pub enum LlmError {
@@ -43,6 +74,14 @@ pub enum LlmError {
     /// The ledger could not be asked; no call was made.
     #[error("the budget ledger did not answer")]
     Ledger(#[source] BackendError),
+    /// It would have waited for too long before it could be sent; no attempt was made.
+    #[error("{}; to be tried again in {} s", guard.reason(), retry_after.as_secs())]
+    NotAdmitted {
+        /// Where it would have waited.
+        guard: Guard,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// The provider could not be connected to; nothing was sent.
     #[error("cannot connect to the provider: {reason}")]
     Connect {
@@ -106,6 +145,7 @@ impl LlmError {
             | Self::BudgetRefused { .. }
             | Self::Frozen { .. }
             | Self::Ledger(_)
+            | Self::NotAdmitted { .. }
             | Self::Connect { .. } => Charge::Nothing,
             // 5xx other than 529 may have been billed: the provider can fail after generating.
             Self::Status { status, well_formed, .. } if *well_formed && (*status < 500 || *status == 529) => {
@@ -131,6 +171,7 @@ impl Coded for LlmError {
             Self::Malformed { .. } => "CS-LLM-006",
             Self::Cancelled => "CS-LLM-007",
             Self::Exhausted { .. } => "CS-LLM-008",
+            Self::NotAdmitted { .. } => "CS-LLM-009",
         }
     }
 
@@ -154,6 +195,9 @@ impl Coded for LlmError {
             }
             Self::Status { status: 404, .. } => "check the model name in the configuration".into(),
             Self::Exhausted { last, .. } => last.remedy(),
+            Self::NotAdmitted { .. } => {
+                "nothing to do: the task waits in its queue; `codeswarm doctor` shows limits and breakers".into()
+            }
             _ => "resume the job later; `codeswarm events` shows every attempt".into(),
         }
     }
@@ -176,6 +220,7 @@ impl Coded for LlmError {
             | Self::Malformed { .. }
             | Self::Ledger(_) => Retry::Now,
             Self::Exhausted { .. } => Retry::Exhausted,
+            Self::NotAdmitted { retry_after, .. } => Retry::After(*retry_after),
             _ => Retry::Never,
         }
     }

@@ -1,10 +1,14 @@
-//! The one way to call a model: budget, then retry, then provider, in this visible order.
+//! The one way to call a model. From the outside in: fallbacks (`fallback.rs`), retries (`Metered::call_model`), and for each
+//! attempt the warm gate, the guards, the budget, the provider (`Metered::attempt` shows them in this order).
 //!
 //! Every attempt is prepared, bounded and reserved on its own, and ends settled, released or charged in full. A call that
 //! does not fit into the budget is made smaller (`max_tokens`), never its reservation; below the caller's minimum nothing
 //! is sent. Whatever is unclear about a cost is decided against the budget: absent usage, an unknown model in the reply,
 //! a cut stream, a dropped future. No attempt may ever be made without its own reservation.
 
+mod fallback;
+#[cfg(test)]
+mod fallback_tests;
 #[cfg(test)]
 mod tests;
 
@@ -14,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Charge, LlmError, LlmReply, LlmRequest, Prepared, Provider, is_same_model};
+use super::guards::Pass;
+use super::warm::WarmGate;
+use super::{Charge, Guards, LlmError, LlmReply, LlmRequest, Prepared, Provider, is_same_model};
 use crate::backend::Settlement;
 use crate::budget::{BudgetError, CallContext, PriceTable, Reservation, Treasurer, WorstCaseInput};
 use crate::error::Coded;
@@ -38,6 +44,9 @@ pub struct Metered {
     treasurer: Treasurer,
     retry: RetryPolicy,
     total_timeout: Duration,
+    /// `None` only where nobody else calls the same provider.
+    guards: Option<Guards>,
+    warm: WarmGate,
 }
 
 impl fmt::Debug for Metered {
@@ -77,7 +86,14 @@ impl Metered {
     /// take; reservations outlive it.
     #[must_use]
     pub fn new(provider: Arc<dyn Provider>, treasurer: Treasurer, retry: RetryPolicy, total_timeout: Duration) -> Self {
-        Self { provider, treasurer, retry, total_timeout }
+        Self { provider, treasurer, retry, total_timeout, guards: None, warm: WarmGate::default() }
+    }
+
+    /// The same, with every attempt passing `guards` before money is set aside for it.
+    #[must_use]
+    pub fn behind(mut self, guards: Guards) -> Self {
+        self.guards = Some(guards);
+        self
     }
 
     /// The treasurer that pays.
@@ -86,12 +102,8 @@ impl Metered {
         &self.treasurer
     }
 
-    /// Makes one call, in as many attempts as the retry policy allows.
-    ///
-    /// `request.max_tokens` may be lowered to what the budget allows, but not below `min_output_tokens`. Errors before
-    /// an attempt is sent (no price, no money, no ledger) end the call at once. A provider that asks for a longer wait
-    /// than the policy honours ends it too: its [`LlmError::Status`] then says [`crate::error::Retry::After`].
-    pub async fn call(
+    /// Calls one model, in as many attempts as the retry policy allows; see [`Metered::call`].
+    async fn call_model(
         &self,
         mut request: LlmRequest,
         context: &CallContext,
@@ -105,12 +117,10 @@ impl Metered {
                 return bill.outcome(Err(LlmError::Cancelled));
             }
             request.max_tokens = asked;
-            let (prepared, reservation) = match self.secure(&mut request, context, min_output_tokens).await {
-                Ok(secured) => secured,
-                Err(refused) => return bill.outcome(Err(refused)),
-            };
-            let error = match self.attempt(&prepared, reservation, cancel, &mut bill).await {
+            let made = bill.attempts;
+            let error = match self.attempt(&mut request, context, min_output_tokens, cancel, &mut bill).await {
                 Ok(reply) => return bill.outcome(Ok(reply)),
+                Err(refused) if bill.attempts == made => return bill.outcome(Err(refused)),
                 Err(error) => error,
             };
             let delay = match self.retry.next(bill.attempts, error.retry()) {
@@ -122,6 +132,7 @@ impl Metered {
                 }
             };
             tracing::warn!(job = %context.job, task = %context.task, %error, ?delay, "trying a model call again");
+            metrics::counter!("codeswarm_llm_retries_total", "model" => request.model.clone()).increment(1);
             tokio::select! {
                 () = cancel.cancelled() => return bill.outcome(Err(LlmError::Cancelled)),
                 () = tokio::time::sleep(delay) => {}
@@ -129,23 +140,72 @@ impl Metered {
         }
     }
 
+    /// One attempt: whoever warms the cache first, then the guards, then the budget, then the provider. An error without a
+    /// further attempt on the bill means that nothing was sent.
+    async fn attempt(
+        &self,
+        request: &mut LlmRequest,
+        context: &CallContext,
+        min_output_tokens: u32,
+        cancel: &CancellationToken,
+        bill: &mut Bill,
+    ) -> Result<LlmReply, LlmError> {
+        let prepared = self.prepare(request)?;
+        let warm = self.warm.pass(request, self.treasurer.prices(), cancel).await;
+        let pass = self.admit(&prepared, context, cancel).await?;
+        let (mut prepared, reservation) = match self.secure(prepared, request, context, min_output_tokens).await {
+            Ok(secured) => secured,
+            Err(refused) => {
+                if let Some(pass) = pass {
+                    pass.unused().await;
+                }
+                return Err(refused);
+            }
+        };
+        prepared.began = warm.began();
+        let result = self.send(&prepared, reservation, cancel, bill).await;
+        drop(warm);
+        if let Some(pass) = pass {
+            pass.finish(&result, prepared.headroom.take()).await;
+        }
+        result
+    }
+
+    /// The bytes of the call at its full size, for which nothing has been set aside yet.
+    fn prepare(&self, request: &mut LlmRequest) -> Result<Prepared, LlmError> {
+        if let Some(most) = self.treasurer.prices().get(&request.model).and_then(|price| price.max_output) {
+            request.max_tokens = request.max_tokens.min(most);
+        }
+        self.provider.prepare(request)
+    }
+
+    /// Waits at the guards, if there are any. No money is set aside meanwhile.
+    async fn admit(
+        &self,
+        prepared: &Prepared,
+        context: &CallContext,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Pass>, LlmError> {
+        match &self.guards {
+            Some(guards) => guards.enter(prepared, &context.agent, cancel).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Bounds the call and sets its worst case aside, shrinking the call until it fits.
     async fn secure(
         &self,
+        mut prepared: Prepared,
         request: &mut LlmRequest,
         context: &CallContext,
         min_output_tokens: u32,
     ) -> Result<(Prepared, Reservation), LlmError> {
         let prices = self.treasurer.prices();
-        if let Some(most) = prices.get(&request.model).and_then(|price| price.max_output) {
-            request.max_tokens = request.max_tokens.min(most);
-        }
         let smallest = min_output_tokens.clamp(1, request.max_tokens.max(1));
         let id = context.next_reservation_id();
         let lease = self.total_timeout + BACKSTOP_MARGIN + LEASE_MARGIN;
         let mut shrinks = 0;
         loop {
-            let prepared = self.provider.prepare(request)?;
             let amount = prices.worst_case(&prepared.worst_case).map_err(unpriced)?;
             let (needed, available, scope) =
                 match self.treasurer.reserve(id.clone(), context, &request.model, amount, lease).await {
@@ -162,12 +222,13 @@ impl Metered {
                 return Err(LlmError::BudgetRefused { needed, available, scope: scope.to_string() });
             }
             request.max_tokens = fitting;
+            prepared = self.provider.prepare(request)?;
             shrinks += 1;
         }
     }
 
     /// Sends once, and accounts for it whatever happens.
-    async fn attempt(
+    async fn send(
         &self,
         prepared: &Prepared,
         reservation: Reservation,

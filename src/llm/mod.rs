@@ -5,10 +5,18 @@
 //! does not compile. There is no retry inside a provider; each attempt has its own reservation.
 
 pub mod anthropic;
+mod check;
 pub mod error;
+pub mod guards;
+pub mod headroom;
+pub mod http;
 pub mod metered;
+pub mod openai;
+pub mod record;
 pub mod replay;
+pub mod router;
 pub mod sse;
+pub mod warm;
 
 use std::sync::Arc;
 
@@ -16,8 +24,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-pub use error::{Charge, LlmError};
+pub use error::{Charge, Guard, LlmError};
+pub use guards::Guards;
+pub use headroom::HeadroomSlot;
 pub use metered::{CallOutcome, Metered};
+pub use router::Router;
+pub use warm::Began;
 
 use crate::budget::{Reservation, WorstCaseInput};
 use crate::protocol::Usage;
@@ -62,11 +74,26 @@ pub enum Effort {
     High,
 }
 
+/// Whether a model may think before it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Thinking {
+    /// As the model does by itself.
+    #[default]
+    Default,
+    /// As little as the model can be made to.
+    Off,
+    /// Also where the model has to be asked.
+    On,
+}
+
 /// A call, independent of any provider's wire format.
 #[derive(Debug, Clone)]
 pub struct LlmRequest {
-    /// Model name as in the price table.
+    /// Model name as in the price table: plain, or `provider/model` for a named endpoint.
     pub model: String,
+    /// Models to try, in this order, when that one cannot answer.
+    pub fallbacks: Vec<String>,
     /// System prompt, cacheable prefix first.
     pub system: Vec<SystemBlock>,
     /// The conversation; the last message is the user's.
@@ -77,6 +104,25 @@ pub struct LlmRequest {
     pub schema: Option<Arc<serde_json::Value>>,
     /// How hard to think.
     pub effort: Effort,
+    /// Whether to think.
+    pub thinking: Thinking,
+}
+
+impl LlmRequest {
+    /// A request of one user message: no system prompt, no schema, at most 4,096 tokens.
+    #[must_use]
+    pub fn of(model: &str, text: &str) -> Self {
+        Self {
+            model: model.to_owned(),
+            fallbacks: Vec::new(),
+            system: Vec::new(),
+            messages: vec![Message { role: Role::User, text: text.to_owned() }],
+            max_tokens: 4_096,
+            schema: None,
+            effort: Effort::default(),
+            thinking: Thinking::default(),
+        }
+    }
 }
 
 /// A request as bytes, with what the worst-case bound needs to know about it.
@@ -86,6 +132,18 @@ pub struct Prepared {
     pub body: Bytes,
     /// Sizes and prices the bound is computed from.
     pub worst_case: WorstCaseInput,
+    /// Told when the reply begins: from then on the provider's cache holds the prompt.
+    pub began: Began,
+    /// Told what the provider says about its limits.
+    pub headroom: HeadroomSlot,
+}
+
+impl Prepared {
+    /// Bytes with their measures; nobody waits for the reply to begin.
+    #[must_use]
+    pub fn new(body: impl Into<Bytes>, worst_case: WorstCaseInput) -> Self {
+        Self { body: body.into(), worst_case, began: Began::default(), headroom: HeadroomSlot::default() }
+    }
 }
 
 /// Why the model stopped.
@@ -140,9 +198,14 @@ pub trait Provider: Send + Sync {
     ) -> Result<LlmReply, LlmError>;
 }
 
-/// Providers answer an alias with the dated name of the same model: `claude-haiku-4-5` with `claude-haiku-4-5-20251001`.
+/// Providers answer an alias with the dated name of the same model: `claude-haiku-4-5` with `claude-haiku-4-5-20251001`,
+/// `gpt-6.1-sol` with `gpt-6.1-sol-2026-09-30`.
 pub(crate) fn is_same_model(asked: &str, answered: &str) -> bool {
-    let is_date = |text: &str| text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit());
+    let is_date = |text: &str| {
+        let digits: String = text.split('-').collect();
+        let is_dashed = text.len() == 10 && text.as_bytes()[4] == b'-' && text.as_bytes()[7] == b'-';
+        (text.len() == 8 || is_dashed) && digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit())
+    };
     match answered.strip_prefix(asked) {
         Some("") => true,
         Some(rest) => rest.strip_prefix('-').is_some_and(is_date),

@@ -13,7 +13,9 @@ use codeswarm::clock::Clock;
 use codeswarm::config::Secret;
 use codeswarm::llm::anthropic::{Anthropic, AnthropicConfig};
 use codeswarm::llm::replay::{FakeOptions, FakeServer, Fault, Reply, Script};
-use codeswarm::llm::{CallOutcome, Effort, LlmError, LlmRequest, Message, Metered, Role, StopReason, SystemBlock};
+use codeswarm::llm::{
+    CallOutcome, Effort, LlmError, LlmRequest, Message, Metered, Role, StopReason, SystemBlock, Thinking,
+};
 use codeswarm::protocol::{AgentType, InstanceId, JobId, MicroUsd, TaskId};
 use codeswarm::resilience::RetryPolicy;
 use tokio_util::sync::CancellationToken;
@@ -79,6 +81,8 @@ fn request(max_tokens: u32) -> LlmRequest {
         max_tokens,
         schema: None,
         effort: Effort::Medium,
+        thinking: Thinking::Default,
+        fallbacks: vec![],
     }
 }
 
@@ -103,19 +107,39 @@ async fn a_call_costs_in_the_ledger_exactly_what_the_server_bills() {
 /// How a call ends whose first attempt has a fault and whose second has none.
 fn is_expected(fault: Fault, result: &Result<codeswarm::llm::LlmReply, LlmError>) -> bool {
     match (fault, result) {
-        (Fault::Status401, Err(LlmError::Status { status: 401, well_formed: true, .. }))
+        (
+            Fault::Status400
+            | Fault::Status401
+            | Fault::Status402
+            | Fault::Status403
+            | Fault::Status404
+            | Fault::SpendCap429,
+            Err(LlmError::Status { status: 400..=429, well_formed: true, .. }),
+        )
         | (Fault::Html413, Err(LlmError::Status { status: 413, well_formed: false, .. })) => true,
-        (Fault::Refusal, Ok(reply)) => matches!(reply.stop, StopReason::Refusal(_)),
-        (Fault::ThinkingOnly, Ok(reply)) => reply.stop == StopReason::MaxTokens && reply.text.is_empty(),
+        (Fault::Refusal | Fault::RefusalBefore, Ok(reply)) => matches!(reply.stop, StopReason::Refusal(_)),
+        (Fault::ThinkingOnly | Fault::ToolCut, Ok(reply)) => {
+            reply.stop == StopReason::MaxTokens && reply.text.is_empty()
+        }
         (Fault::MaxTokens, Ok(reply)) => reply.stop == StopReason::MaxTokens,
         (Fault::NoUsage, Ok(reply)) => reply.text == ANSWER && reply.usage.is_none(),
-        (Fault::Status401 | Fault::Html413, _) => false,
+        (Fault::EmptyEndTurn, Ok(reply)) => reply.stop == StopReason::EndTurn && reply.text.is_empty(),
+        (
+            Fault::Status400
+            | Fault::Status401
+            | Fault::Status402
+            | Fault::Status403
+            | Fault::Status404
+            | Fault::SpendCap429
+            | Fault::Html413,
+            _,
+        ) => false,
         (_, result) => matches!(result, Ok(reply) if reply.text == ANSWER && reply.stop == StopReason::EndTurn),
     }
 }
 
 #[tokio::test]
-async fn whatever_goes_wrong_the_ledger_never_says_less_than_the_bill() {
+async fn case_25_whatever_goes_wrong_the_ledger_never_says_less_than_the_bill() {
     for fault in Fault::ALL {
         let script = Script::new().reply("plan", Reply::new(ANSWER).fault(fault)).reply("plan", ANSWER);
         let bench = Bench::new(script, PLENTY).await;
@@ -174,7 +198,7 @@ async fn many_calls_at_once_never_spend_more_than_the_limit() {
 }
 
 #[tokio::test]
-async fn an_abandoned_call_is_charged_in_full_while_the_server_bills_it() {
+async fn case_09_an_abandoned_call_is_charged_in_full_while_the_server_bills_it() {
     let script = Script::new().reply("plan", Reply::new(ANSWER).fault(Fault::StallMidStream));
     let bench = Bench::new(script, PLENTY).await;
     {
@@ -192,4 +216,24 @@ async fn an_abandoned_call_is_charged_in_full_while_the_server_bills_it() {
     }
     let spent = bench.spent().await;
     assert!(spent >= bench.server.bill().cost_micros && spent > MicroUsd::ZERO);
+}
+
+#[tokio::test]
+async fn case_21_one_call_warms_the_shared_head_and_is_paid_like_any_other() {
+    let script = Script::new().reply("plan", Reply::new(ANSWER).delay(Duration::from_millis(50)));
+    let bench = Arc::new(Bench::new(script, PLENTY).await);
+    let calls: Vec<_> = (0..20)
+        .map(|_| {
+            let bench = Arc::clone(&bench);
+            tokio::spawn(async move { bench.call(4_000, 100).await })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap().result.unwrap();
+    }
+    let bill = bench.server.bill();
+    let head = "the contract of the job; ".len() as u64 * 400;
+    assert_eq!((bill.calls, bill.usage.cache_write_5m), (20, head.div_ceil(3)), "one write");
+    assert_eq!(bill.usage.cache_read, 19 * head.div_ceil(3));
+    assert_eq!(bench.spent().await, bill.cost_micros);
 }

@@ -1,4 +1,4 @@
-//! The six stores on one SQLite file: no servers, same promises.
+//! The seven stores on one SQLite file: no servers, same promises.
 //!
 //! One thread per process writes. It takes whatever is queued, runs it in one transaction (group
 //! commit), and another flushes for the steps that must not be undone; waiting pulls are kept by the same thread and are served in the
@@ -21,6 +21,7 @@ mod inspect;
 mod ledger;
 mod locks;
 mod maintenance;
+mod rates;
 mod reader;
 mod sql;
 mod state;
@@ -100,6 +101,7 @@ pub async fn open(
         state: store.clone(),
         ledger: store.clone(),
         locks: store.clone(),
+        rates: store.clone(),
         clock: store.clock.clone(),
         delivery_lease: super::broker::LEASE,
     })

@@ -1,7 +1,7 @@
 //! State, money, leases, delays and presence on Redis: everything that is compared and counted.
 //!
-//! Each mutation is one Lua script, which runs alone on the server and so needs no lock and no second look; five domains
-//! with a hash tag each (`{state}`, `{budget}`, `{locks}`, `{delay}`, `{presence}`) keep a script's keys together. Keys are hashes,
+//! Each mutation is one Lua script, which runs alone on the server and so needs no lock and no second look; six domains
+//! with a hash tag each (`{state}`, `{budget}`, `{locks}`, `{delay}`, `{presence}`, `{rates}`) keep a script's keys together. Keys are hashes,
 //! sorted sets and streams rather than blobs, so that `redis-cli` shows what is going on; each file says which. The
 //! server's clock is the one that counts. Nothing here may depend on a connection living, an answer arriving, or a key
 //! expiring, and nothing may run against a server that forgets what it has acknowledged without saying so.
@@ -13,6 +13,7 @@ mod ledger;
 mod link;
 mod locks;
 mod presence;
+mod rates;
 mod reply;
 mod restore;
 mod script;
@@ -35,7 +36,7 @@ use self::link::Links;
 use super::delay::DelayStore;
 use super::distributed::{Certificates, DistributedOptions, OPEN_TIMEOUT};
 use super::journal::Counters;
-use super::{BackendError, Ledger, LockTable, StateStore};
+use super::{BackendError, Ledger, LockTable, RateTable, StateStore};
 use crate::clock::{Clock, ClockSetter};
 use crate::config::Secret;
 use crate::protocol::InstanceId;
@@ -71,6 +72,8 @@ pub struct RedisStores {
     pub(super) counters: Arc<dyn Counters>,
     /// Leases.
     pub locks: Arc<dyn LockTable>,
+    /// Allowances and breakers of providers.
+    pub rates: Arc<dyn RateTable>,
     /// Messages that wait, for the broker beside.
     pub(super) delays: Arc<dyn DelayStore>,
     /// The server's clock.
@@ -84,6 +87,7 @@ struct Space {
     locks: String,
     delay: String,
     presence: String,
+    rates: String,
 }
 
 impl Space {
@@ -95,6 +99,7 @@ impl Space {
             locks: prefix("locks"),
             delay: prefix("delay"),
             presence: prefix("presence"),
+            rates: prefix("rates"),
         }
     }
 }
@@ -192,6 +197,7 @@ async fn start(
         ledger: store.clone(),
         counters: store.clone(),
         locks: store.clone(),
+        rates: store.clone(),
         delays: store,
         clock,
     })

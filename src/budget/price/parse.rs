@@ -2,7 +2,8 @@
 //!
 //! Prices are taken from the digits of the JSON text, never through a floating-point number, so `0.1` is exactly a tenth
 //! of a dollar. Unknown keys are refused: a surcharge that this program does not understand must not be ignored. What
-//! depends on the date (`then`) or the hour (`off_peak`) is folded into the dearest price here, once.
+//! depends on the date (`then`) or the hour (`off_peak`) counts at its dearest at all times unless the table says until which
+//! day (`effective_until`) or in which hours (`peak_utc`) the dearer one holds.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,7 @@ use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::season::{Peak, Season, end_of_day};
 use super::{ModelPrice, PriceError, Rates, Tier};
 use crate::protocol::MicroUsd;
 
@@ -19,7 +21,7 @@ const MAX_CONTEXT: u64 = 1_000_000_000;
 /// How a model's thinking is switched; the names are the table's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Thinking {
+pub enum ThinkingGate {
     /// Cannot be switched off.
     AlwaysOn,
     /// On; only thinking between tool calls can be asked for instead.
@@ -30,6 +32,20 @@ pub enum Thinking {
     OptInAdaptive,
     /// Off unless a token budget is given.
     ManualBudget,
+}
+
+impl ThinkingGate {
+    /// The same for people.
+    #[must_use]
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::AlwaysOn => "always",
+            Self::DefaultOnBetweenTools => "on; off but between tools",
+            Self::DefaultOn => "on; can be off",
+            Self::OptInAdaptive => "off; adaptive",
+            Self::ManualBudget => "off; by budget",
+        }
+    }
 }
 
 /// Dollars per million tokens as written, held as pico-dollars per token (the same number times a million).
@@ -71,11 +87,23 @@ struct RawModel {
     long_prompt: Vec<RawRates>,
     then: Option<RawRates>,
     off_peak: Option<RawRates>,
+    /// The last day of these prices, as `2026-12-31`; `then` holds from the next one on.
+    effective_until: Option<String>,
+    /// Hours in which `off_peak` does not hold, as `[[1, 4], [6, 10]]`.
+    peak_utc: Option<Vec<(u8, u8)>>,
+    /// Saturdays and Sundays have no such hours.
+    #[serde(default)]
+    peak_weekdays_only: bool,
     #[serde(default)]
     implicit_cache_write: bool,
     min_cache_tokens: Option<u32>,
-    thinking: Option<Thinking>,
+    thinking: Option<ThinkingGate>,
     forced_tool_choice: Option<bool>,
+    effort: Option<bool>,
+    structured_output: Option<bool>,
+    geo: Option<bool>,
+    sampling: Option<bool>,
+    prefill: Option<bool>,
     /// Known and unused keys: the program never asks for fast mode, and the bound covers tool prompts.
     #[serde(rename = "fast")]
     _fast: Option<RawFast>,
@@ -85,8 +113,6 @@ struct RawModel {
     _tool_tokens_forced: Option<u32>,
     #[serde(rename = "tokenizer")]
     _tokenizer: Option<String>,
-    #[serde(rename = "effective_until")]
-    _effective_until: Option<String>,
     #[serde(rename = "source")]
     _source: String,
     as_of: String,
@@ -145,16 +171,7 @@ impl RawModel {
             cache_write_1h: self.cache_write_1h,
             cache_read: self.cache_read,
         };
-        let mut rates = base.check()?;
-        for other in self.then.iter().chain(&self.off_peak) {
-            if !self.long_prompt.is_empty() {
-                return Err("long_prompt together with then or off_peak is ambiguous".into());
-            }
-            if other.over.is_some() {
-                return Err("over belongs into long_prompt".into());
-            }
-            rates = rates.dearest(other.check()?);
-        }
+        let seasons = self.seasons(base.check()?)?;
         let mut long_prompt = Vec::with_capacity(self.long_prompt.len());
         for tier in &self.long_prompt {
             let over = tier.over.ok_or("a long_prompt tier has no over")?;
@@ -164,7 +181,7 @@ impl RawModel {
             long_prompt.push(Tier { over, rates: tier.check()? });
         }
         Ok(ModelPrice {
-            base: rates,
+            seasons,
             long_prompt,
             implicit_cache_write: self.implicit_cache_write,
             context: self.context,
@@ -172,8 +189,49 @@ impl RawModel {
             min_cache_tokens: self.min_cache_tokens,
             thinking: self.thinking,
             forced_tool_choice: self.forced_tool_choice,
+            effort: self.effort,
+            structured_output: self.structured_output,
+            geo: self.geo,
+            sampling: self.sampling,
+            prefill: self.prefill,
             as_of: self.as_of.clone(),
         })
+    }
+}
+
+impl RawModel {
+    /// All prices with the time in which each holds.
+    fn seasons(&self, base: Rates) -> Result<Vec<(Season, Rates)>, String> {
+        for other in self.then.iter().chain(&self.off_peak) {
+            if !self.long_prompt.is_empty() {
+                return Err("long_prompt together with then or off_peak is ambiguous".into());
+            }
+            if other.over.is_some() {
+                return Err("over belongs into long_prompt".into());
+            }
+        }
+        let until = match self.effective_until.as_deref() {
+            Some(day) => Some(end_of_day(day).ok_or_else(|| format!("effective_until is no day: {day:?}"))?),
+            None => None,
+        };
+        match (&self.then, &self.off_peak, &self.peak_utc) {
+            (Some(_), Some(_), _) => Err("then together with off_peak is ambiguous".into()),
+            (None, None, Some(_)) => Err("peak_utc needs off_peak".into()),
+            (Some(_), _, Some(_)) => Err("peak_utc together with then is ambiguous".into()),
+            (None, None, None) => Ok(vec![(Season::Always, base)]),
+            (Some(then), None, None) => match until {
+                Some(end) => Ok(vec![(Season::Until(end), base), (Season::From(end), then.check()?)]),
+                None => Ok(vec![(Season::Always, base), (Season::Always, then.check()?)]),
+            },
+            (None, Some(low), None) => Ok(vec![(Season::Always, base), (Season::Always, low.check()?)]),
+            (None, Some(low), Some(hours)) => {
+                if hours.iter().any(|(from, to)| from >= to || *to > 24) {
+                    return Err("peak_utc holds pairs of hours, the first smaller, at most 24".into());
+                }
+                let peak = Peak { hours: hours.clone(), weekdays_only: self.peak_weekdays_only };
+                Ok(vec![(Season::During(peak.clone()), base), (Season::Outside(peak), low.check()?)])
+            }
+        }
     }
 }
 

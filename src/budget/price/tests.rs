@@ -78,7 +78,7 @@ fn the_worst_case_follows_the_documented_formula() {
 }
 
 #[test]
-fn a_charge_changes_tier_one_token_above_the_threshold_for_the_whole_request() {
+fn case_16_a_charge_changes_tier_one_token_above_the_threshold_for_the_whole_request() {
     let table = table();
     for (model, over, below, above) in [
         ("claude-haiku-5-5", 100_000, (100_000, 500_000), (500_000, 2_500_000)),
@@ -100,7 +100,7 @@ fn a_charge_changes_tier_one_token_above_the_threshold_for_the_whole_request() {
 }
 
 #[test]
-fn the_worst_case_takes_the_dearest_tier_that_any_shorter_prompt_reaches() {
+fn case_16_the_worst_case_takes_the_dearest_tier_that_any_shorter_prompt_reaches() {
     let table = table();
     let overhead = 1_024 + 64;
     let at = |tokens: u64| table.worst_case(&call("claude-haiku-5-5", tokens - overhead, 0)).expect("known").0;
@@ -113,13 +113,62 @@ fn the_worst_case_takes_the_dearest_tier_that_any_shorter_prompt_reaches() {
     assert_eq!(table.worst_case(&call("m", 900, 10)).expect("known"), MicroUsd(8_080));
 }
 
+fn at(time: &str) -> PriceTable {
+    // Written as the clock shows it, and read by counting from the day.
+    let (day, hours) = time.split_once('T').unwrap();
+    let start = season::end_of_day(day).unwrap().0 - 86_400_000;
+    let (hour, minute) = hours.split_once(':').unwrap();
+    let minutes = hour.parse::<i64>().unwrap() * 60 + minute.parse::<i64>().unwrap();
+    table().with_clock(Clock::manual(crate::clock::Timestamp(start + minutes * 60_000)))
+}
+
 #[test]
-fn a_price_that_depends_on_time_counts_at_its_dearest() {
-    let table = table();
-    let usage = Usage { input: 1_000_000, output: 1_000_000, cache_read: 0, ..Usage::default() };
-    assert_eq!(table.charge("gemini-3.8-flash", &usage).expect("known"), MicroUsd(9_000_000));
-    assert_eq!(table.charge("deepseek-flash", &usage).expect("known"), MicroUsd(1_500_000));
-    assert_eq!(table.worst_case(&call("mistral-large-4", 10_000_000, 0)).expect("known"), MicroUsd(1_360_000));
+fn case_19_a_price_that_depends_on_time_counts_at_the_dearest_that_can_hold_before_the_call_ends() {
+    let usage = Usage { input: 1_000_000, output: 1_000_000, ..Usage::default() };
+    let bound = |table: &PriceTable, model: &str| table.worst_case(&call(model, 100_000_000, 0)).expect("known").0;
+    let charge = |table: &PriceTable, model: &str| table.charge(model, &usage).expect("known").0;
+    // gemini-3.8-flash has 1,048,576 tokens of context; its price doubles with 2027.
+    let gemini = "gemini-3.8-flash";
+    for (time, reserved, charged) in [
+        ("2026-11-21T12:00", 786_432, 4_500_000),
+        ("2026-12-31T21:59", 786_432, 4_500_000),
+        ("2026-12-31T22:00", 1_572_864, 4_500_000),
+        ("2027-01-01T00:00", 1_572_864, 9_000_000),
+        ("2027-01-01T01:59", 1_572_864, 9_000_000),
+        ("2027-06-01T00:00", 1_572_864, 9_000_000),
+    ] {
+        let table = at(time);
+        assert_eq!((bound(&table, gemini), charge(&table, gemini)), (reserved, charged), "{time}");
+    }
+    // deepseek-flash is twice as dear on weekdays from 01:00 to 04:00 and from 06:00 to 10:00.
+    let deepseek = "deepseek-flash";
+    for (time, reserved, charged) in [
+        ("2026-11-20T12:30", 150_000, 750_000),
+        ("2026-11-20T11:30", 300_000, 1_500_000),
+        ("2026-11-20T08:30", 300_000, 1_500_000),
+        ("2026-11-19T23:30", 300_000, 750_000),
+        ("2026-11-21T08:30", 150_000, 750_000),
+    ] {
+        let table = at(time);
+        assert_eq!((bound(&table, deepseek), charge(&table, deepseek)), (reserved, charged), "{time}");
+    }
+    // Without a day the dearer price holds always.
+    assert_eq!(bound(&at("2026-11-21T12:00"), "mistral-large-4"), 1_360_000);
+}
+
+proptest! {
+    #[test]
+    fn case_19_no_charge_exceeds_its_bound_because_time_has_passed(start in 0i64..40_000_000, minutes in 0i64..=65) {
+        // Four hundred days from the autumn of 2026 on, in which prices change with the year and with the hour.
+        let begin = season::end_of_day("2026-10-01").unwrap().0 + start * 1_000;
+        let clock = |at: i64| table().with_clock(Clock::manual(crate::clock::Timestamp(at)));
+        for model in ["gemini-3.8-flash", "deepseek-flash", "deepseek-v4-pro"] {
+            let bound = clock(begin).worst_case(&call(model, 10_000, 1_000)).expect("known");
+            let usage = Usage { input: 10_000, output: 1_000, ..Usage::default() };
+            let charge = clock(begin + minutes * 60_000).charge(model, &usage).expect("known");
+            prop_assert!(charge <= bound, "{model}: {charge} > {bound}");
+        }
+    }
 }
 
 #[test]
@@ -149,7 +198,7 @@ fn a_name_without_its_date_finds_the_dated_model() {
 }
 
 #[test]
-fn unknown_models_have_no_price() {
+fn case_04_unknown_models_have_no_price() {
     let table = table();
     let error = table.worst_case(&call("claude-next", 1, 1)).expect_err("unknown");
     assert_eq!(error.code(), "CS-PRICE-001");
@@ -161,7 +210,7 @@ fn unknown_models_have_no_price() {
 }
 
 #[test]
-fn prices_that_would_need_a_guess_are_refused() {
+fn case_04_prices_that_would_need_a_guess_are_refused() {
     for members in [
         r#""input": 1"#,
         r#""output": 1"#,
@@ -178,6 +227,10 @@ fn prices_that_would_need_a_guess_are_refused() {
         r#""input": 1, "output": 1, "max_output": 0"#,
         r#""input": 1, "output": 1, "then": {"input": 1}"#,
         r#""input": 1, "output": 1, "then": {"input": 1, "output": 1, "over": 5}"#,
+        r#""input": 1, "output": 1, "effective_until": "soon", "then": {"input": 1, "output": 1}"#,
+        r#""input": 1, "output": 1, "peak_utc": [[1, 4]]"#,
+        r#""input": 1, "output": 1, "peak_utc": [[4, 1]], "off_peak": {"input": 1, "output": 1}"#,
+        r#""input": 1, "output": 1, "then": {"input": 1, "output": 1}, "off_peak": {"input": 1, "output": 1}"#,
         r#""input": 1, "output": 1, "long_prompt": [{"input": 1, "output": 1}]"#,
         r#""input": 1, "output": 1, "long_prompt": [{"over": 5, "input": 0, "output": 1}]"#,
         r#""input": 1, "output": 1, "long_prompt": [{"over": 5, "input": 1, "output": 1}, {"over": 5, "input": 1, "output": 1}]"#,
@@ -233,7 +286,7 @@ proptest! {
     }
 
     #[test]
-    fn no_charge_exceeds_the_worst_case(input in any_call(), cut in any::<[u8; 4]>()) {
+    fn case_25_no_charge_exceeds_the_worst_case(input in any_call(), cut in any::<[u8; 4]>()) {
         let table = table();
         let model = table.get(&input.model).expect("listed");
         let most = (input.body_bytes + 1_024 + input.schema_bytes).min(model.context);

@@ -9,11 +9,10 @@ use tokio::process::Command;
 
 use super::Finding;
 use super::stores::may_write;
-use crate::budget::PriceTable;
 use crate::cli::args::Common;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{ApiKey, Environment, Settings};
-use crate::fleet;
+use crate::fleet::{self, Endpoint};
 use crate::llm::replay::Script;
 
 /// How long a tool may take to say its version.
@@ -30,7 +29,7 @@ pub(super) fn provider(
     replay: Option<&Path>,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
-    match PriceTable::builtin() {
+    match fleet::prices(settings, base) {
         Ok(prices) => {
             let what = format!("{} models, as of {}", prices.models().count(), prices.as_of());
             findings.push(Finding::good("prices", what));
@@ -46,21 +45,28 @@ pub(super) fn provider(
             Ok(_) => Finding::good("replies", format!("recorded in {}; no key is needed", script.display())),
             Err(error) => Finding::of("replies", &error),
         }),
+        // A fault of the roles is a finding already.
         None => {
-            findings.push(key(environment));
-            findings.push(address(&settings.llm.base_url));
+            for endpoint in fleet::endpoints(settings, base).unwrap_or_default() {
+                findings.push(key(&endpoint, environment));
+                findings.push(address(&endpoint.base_url));
+            }
         }
     }
     findings
 }
 
-fn key(environment: &Environment) -> Finding {
-    match ApiKey::read(environment) {
-        Ok(Some(_)) => Finding::good("key", "present (not shown, not tried)"),
+fn key(endpoint: &Endpoint, environment: &Environment) -> Finding {
+    let name = &endpoint.name;
+    let Some(variable) = &endpoint.key_variable else {
+        return Finding::good("key", format!("{name} wants none"));
+    };
+    match ApiKey::named(environment, variable) {
+        Ok(Some(_)) => Finding::good("key", format!("present for {name} (not shown, not tried)")),
         Ok(None) => Finding::warning(
             "key",
-            "there is no key for the provider: only recorded replies can be used",
-            "set ANTHROPIC_API_KEY, or ANTHROPIC_API_KEY_FILE to a file that holds it; or run with --replay",
+            format!("there is no key for the provider {name}: only recorded replies can be used"),
+            format!("set {variable}, or {variable}_FILE to a file that holds it; or run with --replay"),
         ),
         Err(error) => Finding::of("key", &error),
     }
@@ -81,12 +87,18 @@ fn address(url: &str) -> Finding {
             }
             Finding::good("provider", url)
         }
-        Ok(_) => {
-            Finding::failure("provider", format!("{url} names no host"), "correct llm.base_url or ANTHROPIC_BASE_URL")
-        }
+        Ok(_) => Finding::failure(
+            "provider",
+            format!("{url} names no host"),
+            "correct llm.base_url, ANTHROPIC_BASE_URL or the base_url of [providers]",
+        ),
         Err(error) => {
             let what = format!("{url} is not an address: {error}");
-            Finding::failure("provider", what, "correct llm.base_url or ANTHROPIC_BASE_URL")
+            Finding::failure(
+                "provider",
+                what,
+                "correct llm.base_url, ANTHROPIC_BASE_URL or the base_url of [providers]",
+            )
         }
     }
 }
@@ -136,10 +148,15 @@ mod tests {
 
     #[test]
     fn a_key_is_never_shown() {
-        let finding = key(&Environment::from_pairs([("ANTHROPIC_API_KEY", "sk-hidden")]));
+        let endpoint = Endpoint {
+            name: "anthropic".into(),
+            base_url: "https://x".into(),
+            key_variable: Some("ANTHROPIC_API_KEY".into()),
+        };
+        let finding = key(&endpoint, &Environment::from_pairs([("ANTHROPIC_API_KEY", "sk-hidden")]));
         assert_eq!(finding.level, Level::Good);
         assert!(!format!("{finding:?}").contains("hidden"));
-        assert_eq!(key(&Environment::default()).level, Level::Warning);
+        assert_eq!(key(&endpoint, &Environment::default()).level, Level::Warning);
     }
 
     #[test]

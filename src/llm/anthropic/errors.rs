@@ -1,27 +1,10 @@
-//! What the HTTP layer and error statuses mean.
+//! Errors in the format of the Messages API.
 //!
-//! The classes decide over money: only a failure to connect and a well-formed error in the provider's own format are
-//! free. An error page of a proxy in between is not the provider's word. Nothing of a body is kept beyond a short,
-//! bounded message.
+//! Whoever understands an error body decides that it is free, so anything that only looks like one is no error of the API.
 
-use std::error::Error as _;
-use std::time::Duration;
-
-use reqwest::Response;
-use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
-use tokio::time::timeout;
 
-use crate::llm::LlmError;
-
-/// Longest error body that is read.
-const MOST_BODY_BYTES: usize = 64 * 1024;
-
-/// Longest message kept, in characters.
-const MOST_MESSAGE_CHARS: usize = 500;
-
-/// Longest delay believed; a day is as good as never.
-const LONGEST_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
+use crate::llm::http::errors::{bounded_message, short};
 
 #[derive(Deserialize)]
 struct Envelope {
@@ -44,87 +27,10 @@ struct Details {
 /// Type and message of an error in the provider's format; `None` for anything else.
 pub(super) fn describe(body: &[u8]) -> Option<(String, String)> {
     let error = serde_json::from_slice::<Envelope>(body).ok()?.error;
-    let mut message: String = error.message.chars().take(MOST_MESSAGE_CHARS).collect();
+    let mut message = bounded_message(&error.message);
     // The code tells a spending cap from a rate limit, so it must survive into the message.
     if let Some(code) = error.details.and_then(|details| details.error_code) {
-        message.push_str(&format!(" ({})", code.chars().take(100).collect::<String>()));
+        message.push_str(&format!(" ({})", short(&code)));
     }
-    Some((error.r#type.chars().take(100).collect(), message))
-}
-
-/// The error for a request that brought no response at all.
-pub(super) fn before_reply(error: reqwest::Error) -> LlmError {
-    let (is_connect, is_timeout) = (error.is_connect(), error.is_timeout());
-    let reason = chain(error);
-    match (is_connect, is_timeout) {
-        (true, _) => LlmError::Connect { reason },
-        (false, true) => LlmError::Timeout { reason },
-        // The request may have been written and may be answered, and billed, to nobody.
-        (false, false) => LlmError::Cut { reason, input: None },
-    }
-}
-
-/// The error for a response whose status is not a success.
-pub(super) async fn from_status(mut response: Response, idle_timeout: Duration) -> LlmError {
-    let status = response.status().as_u16();
-    let retry_after = retry_after(response.headers());
-    let mut body = Vec::new();
-    let mut complete = false;
-    // A server that sends its error slowly must not hold the call longer than one that sends nothing.
-    let reading = async {
-        while body.len() <= MOST_BODY_BYTES {
-            match response.chunk().await {
-                Ok(Some(bytes)) => body.extend_from_slice(&bytes),
-                Ok(None) => {
-                    complete = true;
-                    break;
-                }
-                Err(_) => break,
-            }
-        }
-    };
-    drop(timeout(idle_timeout, reading).await);
-    let described = if complete && body.len() <= MOST_BODY_BYTES { describe(&body) } else { None };
-    let well_formed = described.is_some();
-    let (kind, message) = described.unwrap_or_else(|| ("unknown".to_owned(), excerpt(&body)));
-    LlmError::Status { status, kind, message, retry_after, well_formed }
-}
-
-/// The beginning of a body that is not in the provider's format, on one line.
-fn excerpt(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&body[..body.len().min(MOST_BODY_BYTES)]);
-    let words: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    words.chars().filter(|c| !c.is_control()).take(200).collect()
-}
-
-/// The delay a response asks for: `retry-after-ms`, else `retry-after` in seconds or as an HTTP date. A date is read
-/// against the response's own `date`, so that clocks need not agree.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let seconds = |text: &str, unit: f64| {
-        let seconds = text.parse::<f64>().ok().filter(|number| number.is_finite())? * unit;
-        Duration::try_from_secs_f64(seconds.min(LONGEST_DELAY.as_secs_f64())).ok()
-    };
-    let in_ms = text("retry-after-ms").and_then(|ms| seconds(ms, 0.001));
-    let delay = in_ms.or_else(|| {
-        let value = text(RETRY_AFTER.as_str())?;
-        seconds(value, 1.0).or_else(|| {
-            let at = httpdate::parse_http_date(value).ok()?;
-            let now = httpdate::parse_http_date(text(DATE.as_str())?).ok()?;
-            Some(at.duration_since(now).unwrap_or_default())
-        })
-    })?;
-    Some(delay.min(LONGEST_DELAY))
-}
-
-/// An error of the HTTP client with its causes, without the address (it may contain what logs should not).
-pub(super) fn chain(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(&format!(": {inner}"));
-        cause = inner.source();
-    }
-    text.chars().take(MOST_MESSAGE_CHARS).collect()
+    Some((short(&error.r#type), message))
 }

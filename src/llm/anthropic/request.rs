@@ -2,26 +2,22 @@
 //!
 //! Whatever has no bound on its cost cannot be expressed here: no images, no server tools, no fallbacks, no fast mode.
 //! Region and service tier are pinned, because a workspace default could otherwise raise the price behind our back.
-//! Sampling parameters, assistant prefill and forced tools answer 400 on current models and are never sent; thinking is
-//! left at each model's default, which `max_tokens` caps.
+//! Sampling parameters, assistant prefill and forced tools answer 400 on current models and are never sent. Which model
+//! accepts what stands in the table of models; one that the table says nothing about counts as newer than all of it: the
+//! pins are then sent rather than forgotten.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::budget::WorstCaseInput;
-use crate::llm::{Effort, LlmError, LlmRequest, Prepared, Role};
+use crate::budget::price::ThinkingGate;
+use crate::budget::{ModelPrice, PriceTable, WorstCaseInput};
+use crate::llm::{Effort, LlmError, LlmRequest, Prepared, Role, Thinking, check};
 
 /// The API accepts at most four cache breakpoints.
 const MOST_BREAKPOINTS: usize = 4;
 
-/// The API accepts bodies of up to 32 MB.
-const MOST_BODY_BYTES: usize = 32_000_000;
-
-/// From this generation on `inference_geo` and `output_config.effort` are accepted; older models answer 400.
-const PINNED_GEO_SINCE: (u32, u32) = (4, 6);
-
-/// From this generation on replies can be bound to a schema.
-const SCHEMA_SINCE: (u32, u32) = (4, 5);
+/// The least budget that models with a manual one accept, in tokens.
+const LEAST_THINKING_BUDGET: u32 = 1_024;
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -34,6 +30,8 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     system: Vec<TextBlock<'a>>,
     messages: Vec<Turn<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thinking: Option<ThinkingField>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output_config: Option<OutputConfig<'a>>,
 }
@@ -59,6 +57,13 @@ struct Turn<'a> {
 }
 
 #[derive(Serialize)]
+struct ThinkingField {
+    r#type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget_tokens: Option<u32>,
+}
+
+#[derive(Serialize)]
 struct OutputConfig<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     effort: Option<&'static str>,
@@ -73,17 +78,19 @@ struct Format<'a> {
 }
 
 /// Builds the body and measures it.
-pub(super) fn prepare(request: &LlmRequest) -> Result<Prepared, LlmError> {
-    check(request)?;
-    let generation = generation(&request.model);
-    let is_since = |first| generation.is_none_or(|generation| generation >= first);
+pub(super) fn prepare(request: &LlmRequest, models: &PriceTable) -> Result<Prepared, LlmError> {
+    check::request(request)?;
+    let gates = models.get(&request.model);
+    let accepts = |gate: fn(&ModelPrice) -> Option<bool>| gates.and_then(gate).unwrap_or(true);
     let schema = match &request.schema {
-        Some(schema) if is_since(SCHEMA_SINCE) => Some(serde_json::value::to_raw_value(schema).map_err(unwritable)?),
+        Some(schema) if accepts(|model| model.structured_output) => {
+            Some(serde_json::value::to_raw_value(schema).map_err(check::unwritable)?)
+        }
         Some(_) => return Err(LlmError::Unsupported(format!("{} cannot be bound to a schema", request.model))),
         None => None,
     };
     let format = schema.as_deref().map(|schema| Format { r#type: "json_schema", schema });
-    let effort = is_since(PINNED_GEO_SINCE).then_some(match request.effort {
+    let effort = accepts(|model| model.effort).then_some(match request.effort {
         Effort::Low => "low",
         Effort::Medium => "medium",
         Effort::High => "high",
@@ -91,46 +98,53 @@ pub(super) fn prepare(request: &LlmRequest) -> Result<Prepared, LlmError> {
     let system: Vec<_> = request.system.iter().filter(|block| !block.text.is_empty()).map(text_block).collect();
     let breakpoints = system.iter().filter(|block| block.cache_control.is_some()).count();
     if breakpoints > MOST_BREAKPOINTS {
-        return Err(unsupported("a request can have at most four cached system blocks"));
+        return Err(check::unsupported("a request can have at most four cached system blocks"));
     }
     let body = Body {
         model: &request.model,
         max_tokens: request.max_tokens,
         stream: true,
-        inference_geo: is_since(PINNED_GEO_SINCE).then_some("global"),
+        inference_geo: accepts(|model| model.geo).then_some("global"),
         service_tier: "standard_only",
         messages: request.messages.iter().map(turn).collect(),
+        thinking: thinking(request, gates.and_then(|model| model.thinking))?,
         output_config: (effort.is_some() || format.is_some()).then_some(OutputConfig { effort, format }),
         system,
     };
     let blocks = body.system.len() + body.messages.len();
-    let text = serde_json::to_string(&body).map_err(unwritable)?;
-    if text.len() > MOST_BODY_BYTES {
-        return Err(unsupported("the request is larger than the 32 MB the API accepts"));
-    }
+    let text = serde_json::to_string(&body).map_err(check::unwritable)?;
+    check::size(&text)?;
     let worst_case = WorstCaseInput {
         messages: u32::try_from(blocks).unwrap_or(u32::MAX),
         schema_bytes: schema.as_ref().map_or(0, |schema| schema.get().len() as u64),
         writes_5m: breakpoints > 0,
         ..WorstCaseInput::from_body(&request.model, &text, request.max_tokens)
     };
-    Ok(Prepared { body: text.into(), worst_case })
+    Ok(Prepared::new(text, worst_case))
 }
 
-fn check(request: &LlmRequest) -> Result<(), LlmError> {
-    let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/@".contains(&b);
-    if request.model.is_empty() || request.model.len() > 100 || !request.model.bytes().all(is_name_byte) {
-        return Err(unsupported("the model name is not one"));
-    }
-    if request.max_tokens == 0 {
-        return Err(unsupported("max_tokens has to be at least 1"));
-    }
-    if request.messages.iter().any(|message| message.text.trim().is_empty()) {
-        return Err(unsupported("a message is empty"));
-    }
-    match request.messages.last() {
-        Some(last) if last.role == Role::User => Ok(()),
-        _ => Err(unsupported("the last message has to be the user's")),
+/// How the model is told to think or not to; nothing where it does by itself what is wanted.
+fn thinking(request: &LlmRequest, gate: Option<ThinkingGate>) -> Result<Option<ThinkingField>, LlmError> {
+    let plain = |r#type| Ok(Some(ThinkingField { r#type, budget_tokens: None }));
+    match (request.thinking, gate) {
+        (Thinking::Default, _)
+        | (Thinking::Off, Some(ThinkingGate::OptInAdaptive | ThinkingGate::ManualBudget))
+        | (
+            Thinking::On,
+            Some(ThinkingGate::AlwaysOn | ThinkingGate::DefaultOn | ThinkingGate::DefaultOnBetweenTools) | None,
+        ) => Ok(None),
+        (Thinking::Off, Some(ThinkingGate::DefaultOn)) => plain("disabled"),
+        (Thinking::Off, Some(ThinkingGate::DefaultOnBetweenTools)) => plain("between_tools"),
+        (Thinking::On, Some(ThinkingGate::OptInAdaptive)) => plain("adaptive"),
+        (Thinking::On, Some(ThinkingGate::ManualBudget)) => {
+            let budget = request.max_tokens / 2;
+            // Below the least the model accepts there is no room to think.
+            Ok((budget >= LEAST_THINKING_BUDGET)
+                .then_some(ThinkingField { r#type: "enabled", budget_tokens: Some(budget) }))
+        }
+        (Thinking::Off, Some(ThinkingGate::AlwaysOn) | None) => {
+            Err(LlmError::Unsupported(format!("the thinking of {} cannot be switched off", request.model)))
+        }
     }
 }
 
@@ -145,42 +159,4 @@ fn turn(message: &crate::llm::Message) -> Turn<'_> {
         Role::Assistant => "assistant",
     };
     Turn { role, content: &message.text }
-}
-
-fn unsupported(why: &str) -> LlmError {
-    LlmError::Unsupported(why.to_owned())
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "used as a function for map_err")]
-fn unwritable(cause: serde_json::Error) -> LlmError {
-    LlmError::Unsupported(format!("it cannot be written as JSON: {cause}"))
-}
-
-/// Generation of a Claude model: `claude-opus-4-6` is (4, 6), `claude-sonnet-5` is (5, 0). A date is no version, and an
-/// unknown name counts as newer than all: the pins are then sent rather than forgotten.
-fn generation(model: &str) -> Option<(u32, u32)> {
-    let mut numbers =
-        model.strip_prefix("claude-")?.split('-').filter(|part| part.len() <= 2).filter_map(|part| part.parse().ok());
-    let major = numbers.next()?;
-    Some((major, numbers.next().unwrap_or(0)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_generation_is_read_from_every_style_of_name() {
-        for (model, expected) in [
-            ("claude-opus-4-6", Some((4, 6))),
-            ("claude-sonnet-5", Some((5, 0))),
-            ("claude-haiku-4-5-20251001", Some((4, 5))),
-            ("claude-sonnet-4-20250514", Some((4, 0))),
-            ("claude-3-5-sonnet-20241022", Some((3, 5))),
-            ("claude-next", None),
-            ("local-model", None),
-        ] {
-            assert_eq!(generation(model), expected, "{model}");
-        }
-    }
 }

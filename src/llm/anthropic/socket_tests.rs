@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::budget::test_ledger::MemoryLedger;
 use crate::budget::{CallContext, PriceTable, Treasurer};
-use crate::llm::{Charge, Effort, Message, Role};
+use crate::llm::{Charge, Effort, Message, Role, Thinking};
 use crate::protocol::{AgentType, InstanceId, JobId, MicroUsd, TaskId};
 
 const STREAM: &str = "data: {\"type\":\"message_start\",\"message\":{\"model\":\"claude-haiku-4-5\",\"usage\":{\"input_tokens\":9}}}\n\n\
@@ -127,6 +127,8 @@ impl Client {
             max_tokens: 100,
             schema: None,
             effort: Effort::default(),
+            thinking: Thinking::Default,
+            fallbacks: vec![],
         };
         let prepared = provider.prepare(&request).unwrap();
         let ledger = Arc::new(MemoryLedger::with_limit(MicroUsd(1_000)));
@@ -242,7 +244,7 @@ async fn nobody_listening_costs_nothing() {
 }
 
 #[tokio::test]
-async fn cancelling_and_dropping_close_the_connection() {
+async fn case_22_cancelling_and_dropping_close_the_connection() {
     for cancels in [true, false] {
         let mut server = serve(Act::Stall(chunked(&STREAM[..150]))).await;
         let client = Client::new(&server.address).await;

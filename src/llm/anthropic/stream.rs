@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::llm::http::Assemble;
+use crate::llm::http::errors::short as bounded;
 use crate::llm::{LlmError, LlmReply, StopReason, is_same_model};
 use crate::protocol::Usage;
 
@@ -193,35 +195,6 @@ impl Assembler {
         }
     }
 
-    /// True once `message_stop` was seen; nothing after it counts.
-    pub(super) const fn is_complete(&self) -> bool {
-        self.complete
-    }
-
-    /// Takes the data of one event.
-    pub(super) fn take(&mut self, data: &[u8]) -> Result<(), LlmError> {
-        if self.complete {
-            return Ok(());
-        }
-        match parse::<Kind<'_>>(data)?.r#type.as_ref() {
-            "message_start" => self.start(&parse(data)?),
-            "error" => Err(self.error_event(data)),
-            "content_block_start" | "content_block_delta" | "message_delta" | "message_stop"
-                if self.started.is_none() =>
-            {
-                Err(malformed("it does not begin with message_start"))
-            }
-            "content_block_start" => self.block(&parse(data)?),
-            "content_block_delta" => self.block_delta(&parse(data)?),
-            "message_delta" => self.delta(parse(data)?),
-            "message_stop" => {
-                self.complete = true;
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn start(&mut self, event: &MessageStart) -> Result<(), LlmError> {
         if self.started.is_some() {
             return Err(malformed("it begins twice"));
@@ -282,15 +255,50 @@ impl Assembler {
         let (kind, message) = super::errors::describe(data).unwrap_or(("unknown".into(), String::new()));
         self.cut(format!("the provider reported {kind}: {message}"))
     }
+}
+
+impl Assemble for Assembler {
+    fn has_begun(&self) -> bool {
+        self.started.is_some()
+    }
+
+    /// True once `message_stop` was seen; nothing after it counts.
+    fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Takes the data of one event.
+    fn take(&mut self, data: &[u8]) -> Result<(), LlmError> {
+        if self.complete {
+            return Ok(());
+        }
+        match parse::<Kind<'_>>(data)?.r#type.as_ref() {
+            "message_start" => self.start(&parse(data)?),
+            "error" => Err(self.error_event(data)),
+            "content_block_start" | "content_block_delta" | "message_delta" | "message_stop"
+                if self.started.is_none() =>
+            {
+                Err(malformed("it does not begin with message_start"))
+            }
+            "content_block_start" => self.block(&parse(data)?),
+            "content_block_delta" => self.block_delta(&parse(data)?),
+            "message_delta" => self.delta(parse(data)?),
+            "message_stop" => {
+                self.complete = true;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
 
     /// The error for a stream that broke off now.
-    pub(super) fn cut(&self, reason: String) -> LlmError {
+    fn cut(&self, reason: String) -> LlmError {
         let is_asked = self.started.as_ref().is_some_and(|(model, _)| is_same_model(&self.asked_model, model));
         LlmError::Cut { reason, input: if is_asked { self.counters.input() } else { None } }
     }
 
     /// The error for a body that ended before `message_stop`.
-    pub(super) fn ended(&self, content_type: Option<String>) -> LlmError {
+    fn ended(&self, content_type: Option<String>) -> LlmError {
         let content_type = content_type.unwrap_or_default();
         if self.started.is_none() && !content_type.starts_with("text/event-stream") {
             return malformed(&format!("it is no event stream but {content_type:?}"));
@@ -299,7 +307,7 @@ impl Assembler {
     }
 
     /// The whole reply.
-    pub(super) fn finish(self, request_id: Option<String>) -> Result<LlmReply, LlmError> {
+    fn finish(self, request_id: Option<String>) -> Result<LlmReply, LlmError> {
         let (Some((model, message_id)), Some(stop)) = (self.started, self.stop) else {
             return Err(malformed("it does not say why it stopped"));
         };
@@ -316,9 +324,4 @@ fn parse<'a, T: Deserialize<'a>>(data: &'a [u8]) -> Result<T, LlmError> {
 
 fn malformed(reason: &str) -> LlmError {
     LlmError::Malformed { reason: reason.to_owned() }
-}
-
-/// Names and categories from outside, at most 100 characters.
-fn bounded(text: &str) -> String {
-    text.chars().take(100).collect()
 }

@@ -9,7 +9,9 @@ use serde_json::json;
 
 use super::*;
 use crate::error::{Coded, Retry};
-use crate::llm::{Charge, Effort, Message, Role, StopReason, SystemBlock};
+use crate::llm::http::{Assemble, EVENT_FRAME_BYTES, endpoint, errors as transport, is_loopback};
+use crate::llm::sse::{Event, Parser};
+use crate::llm::{Charge, Effort, Message, Role, StopReason, SystemBlock, Thinking};
 use crate::protocol::Usage;
 
 const MODEL: &str = "claude-sonnet-5-5";
@@ -25,15 +27,21 @@ fn request(model: &str) -> LlmRequest {
         max_tokens: 16_000,
         schema: None,
         effort: Effort::Medium,
+        thinking: Thinking::Default,
+        fallbacks: vec![],
     }
 }
 
+fn prepare(request: &LlmRequest) -> Result<Prepared, LlmError> {
+    request::prepare(request, &PriceTable::builtin().unwrap())
+}
+
 fn body(request: &LlmRequest) -> String {
-    String::from_utf8(request::prepare(request).unwrap().body.to_vec()).unwrap()
+    String::from_utf8(prepare(request).unwrap().body.to_vec()).unwrap()
 }
 
 #[test]
-fn the_request_is_exactly_this() {
+fn case_05_and_17_the_request_is_exactly_this() {
     assert_eq!(
         body(&request(MODEL)),
         concat!(
@@ -51,7 +59,7 @@ fn the_request_is_exactly_this() {
         ),
         "{text}"
     );
-    let worst_case = request::prepare(&bound).unwrap().worst_case;
+    let worst_case = prepare(&bound).unwrap().worst_case;
     assert_eq!(worst_case.body_bytes, text.len() as u64);
     assert_eq!((worst_case.messages, worst_case.tools, worst_case.schema_bytes), (3, 0, 17));
     assert_eq!((worst_case.max_tokens, worst_case.writes_5m, worst_case.writes_1h), (16_000, true, false));
@@ -67,7 +75,9 @@ fn older_models_get_only_what_they_accept() {
     }
     let bound = |model| LlmRequest { schema: Some(Arc::new(json!({}))), ..request(model) };
     assert!(body(&bound("claude-haiku-4-5")).contains(r#""output_config":{"format":"#));
-    assert!(request::prepare(&bound("claude-opus-4-1")).is_err());
+    let old =
+        r#"{"old": {"input": 1, "output": 1, "context": 9, "structured_output": false, "source": "t", "as_of": "t"}}"#;
+    assert!(request::prepare(&bound("old"), &PriceTable::parse(old).unwrap()).is_err());
 }
 
 #[test]
@@ -84,7 +94,7 @@ fn what_the_provider_would_refuse_is_refused_before_money_is_set_aside() {
         ("a broken name", request("claude\n")),
         ("too much", LlmRequest { messages: vec![turn(Role::User, &"x".repeat(32_000_000))], ..request(MODEL) }),
     ] {
-        let error = request::prepare(&wrong).expect_err(what);
+        let error = prepare(&wrong).expect_err(what);
         assert!(matches!(error, LlmError::Unsupported(_)), "{what}: {error}");
         assert_eq!(error.charge(), Charge::Nothing);
     }
@@ -132,7 +142,7 @@ fn read_at_most(reads: &[&[u8]], max_bytes: usize) -> Result<LlmReply, LlmError>
 }
 
 #[test]
-fn a_captured_stream_becomes_its_reply_wherever_it_is_cut_into_reads() {
+fn case_14_a_captured_stream_becomes_its_reply_wherever_it_is_cut_into_reads() {
     let stream = captured();
     let bytes = stream.as_bytes();
     let expected = LlmReply {
@@ -151,7 +161,7 @@ fn a_captured_stream_becomes_its_reply_wherever_it_is_cut_into_reads() {
 }
 
 #[test]
-fn every_stream_that_ends_early_is_cut_and_never_a_reply() {
+fn case_08_every_stream_that_ends_early_is_cut_and_never_a_reply() {
     let stream = captured();
     let end = stream.find("event: message_stop").unwrap();
     let known = Usage { input: 25, cache_write_5m: 60, cache_write_1h: 40, cache_read: 7, output: 0 };
@@ -182,7 +192,7 @@ fn start_with(usage: &str) -> String {
 }
 
 #[test]
-fn usage_is_reported_only_if_the_plain_price_table_can_charge_it() {
+fn case_13_and_17_usage_is_reported_only_if_the_plain_price_table_can_charge_it() {
     let plain = Usage { input: 10, output: 5, ..Usage::default() };
     let writes = |cache_write_5m, cache_write_1h| Usage { cache_write_5m, cache_write_1h, ..plain };
     for (usage, expected) in [
@@ -286,7 +296,7 @@ fn delays_are_read_in_every_form_and_never_believed_beyond_a_day() {
                 (reqwest::header::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
             })
             .collect();
-        errors::retry_after(&headers).map(|delay| delay.as_millis())
+        transport::retry_after(&headers).map(|delay| delay.as_millis())
     };
     let now = ("date", "Wed, 21 Oct 2026 07:28:00 GMT");
     for (headers, expected) in [
@@ -322,11 +332,14 @@ fn the_key_is_never_printed_and_bad_settings_are_refused() {
     assert!(!format!("{config:?}").contains("very"));
     assert!(!format!("{:?}", Anthropic::new(&config)).contains("very"));
     for base_url in ["", "ftp://x", "api.anthropic.com", "https://user:pw@x", "https://x/?a=b", "https://"] {
-        assert!(endpoint(base_url).is_err(), "{base_url}");
+        assert!(endpoint(base_url, "v1/messages").is_err(), "{base_url}");
     }
-    assert_eq!(endpoint("http://127.0.0.1:8080/base/").unwrap().as_str(), "http://127.0.0.1:8080/base/v1/messages");
+    assert_eq!(
+        endpoint("http://127.0.0.1:8080/base/", "v1/messages").unwrap().as_str(),
+        "http://127.0.0.1:8080/base/v1/messages"
+    );
     assert!(headers(&Secret::new("a\u{7}b")).is_err());
     for (address, expected) in [("http://localhost:1", true), ("http://[::1]:1", true), ("https://a.b", false)] {
-        assert_eq!(is_loopback(&Url::parse(address).unwrap()), expected, "{address}");
+        assert_eq!(is_loopback(&reqwest::Url::parse(address).unwrap()), expected, "{address}");
     }
 }

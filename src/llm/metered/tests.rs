@@ -12,21 +12,24 @@ use super::*;
 use crate::backend::BackendError;
 use crate::budget::test_ledger::MemoryLedger;
 use crate::error::Retry;
-use crate::llm::{Effort, Message, Role, StopReason};
+use crate::llm::{Effort, Message, Role, StopReason, Thinking};
 use crate::protocol::{AgentType, InstanceId, JobId, TaskId};
 
-const MODEL: &str = "claude-haiku-4-5";
-const USAGE: Usage = Usage { input: 500, cache_write_5m: 0, cache_write_1h: 0, cache_read: 0, output: 700 };
+pub(super) const MODEL: &str = "claude-haiku-4-5";
+pub(super) const USAGE: Usage = Usage { input: 500, cache_write_5m: 0, cache_write_1h: 0, cache_read: 0, output: 700 };
 const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Answers by a script; the last step says what to do with a call nobody foresaw: fail the test.
-struct Script {
+pub(super) struct Script {
     steps: Mutex<VecDeque<Step>>,
+    /// Models, in the order in which they were asked.
+    pub(super) models: Mutex<Vec<String>>,
     sent: Mutex<Vec<(u32, MicroUsd)>>,
 }
 
-enum Step {
+pub(super) enum Step {
     Reply { model: &'static str, usage: Option<Usage> },
+    Refuse { model: &'static str },
     Fail(LlmError),
     Hang,
 }
@@ -36,7 +39,7 @@ impl Provider for Script {
     fn prepare(&self, request: &LlmRequest) -> Result<Prepared, LlmError> {
         let body = format!("{{\"max_tokens\":{}}}", request.max_tokens);
         let worst_case = WorstCaseInput::from_body(&request.model, &body, request.max_tokens);
-        Ok(Prepared { body: body.into(), worst_case })
+        Ok(Prepared::new(body, worst_case))
     }
 
     async fn send(
@@ -47,8 +50,16 @@ impl Provider for Script {
     ) -> Result<LlmReply, LlmError> {
         let sent = (prepared.worst_case.max_tokens, reservation.amount());
         self.sent.lock().unwrap().push(sent);
+        self.models.lock().unwrap().push(prepared.worst_case.model.clone());
         let step = self.steps.lock().unwrap().pop_front().expect("an unforeseen call");
         match step {
+            Step::Refuse { model } => Ok(LlmReply {
+                text: String::new(),
+                stop: StopReason::Refusal(None),
+                usage: Some(USAGE),
+                model: model.into(),
+                request_id: None,
+            }),
             Step::Reply { model, usage } => Ok(LlmReply {
                 text: "hi".into(),
                 stop: StopReason::EndTurn,
@@ -65,18 +76,19 @@ impl Provider for Script {
     }
 }
 
-struct Bench {
+pub(super) struct Bench {
     ledger: Arc<MemoryLedger>,
-    script: Arc<Script>,
-    metered: Metered,
-    cancel: CancellationToken,
+    pub(super) script: Arc<Script>,
+    pub(super) metered: Metered,
+    pub(super) cancel: CancellationToken,
 }
 
 impl Bench {
-    fn new(limit: u64, steps: impl IntoIterator<Item = Step>) -> Self {
+    pub(super) fn new(limit: u64, steps: impl IntoIterator<Item = Step>) -> Self {
         let ledger = Arc::new(MemoryLedger::with_limit(MicroUsd(limit)));
         let treasurer = Treasurer::new(ledger.clone(), Arc::new(PriceTable::builtin().unwrap()));
-        let script = Arc::new(Script { steps: Mutex::new(steps.into_iter().collect()), sent: Mutex::default() });
+        let steps = Mutex::new(steps.into_iter().collect());
+        let script = Arc::new(Script { steps, models: Mutex::default(), sent: Mutex::default() });
         let retry = RetryPolicy { jitter: 0.0, ..RetryPolicy::default() };
         let metered = Metered::new(script.clone(), treasurer, retry, TIMEOUT);
         Self { ledger, script, metered, cancel: CancellationToken::new() }
@@ -86,7 +98,7 @@ impl Bench {
         self.metered.call(request(max_tokens), &context(), min_output_tokens, &self.cancel).await
     }
 
-    fn prices(&self) -> &PriceTable {
+    pub(super) fn prices(&self) -> &PriceTable {
         self.metered.treasurer().prices()
     }
 
@@ -96,7 +108,7 @@ impl Bench {
         self.prices().worst_case(&prepared.worst_case).unwrap()
     }
 
-    fn spent(&self) -> MicroUsd {
+    pub(super) fn spent(&self) -> MicroUsd {
         assert_eq!(self.ledger.account().reserved, MicroUsd::ZERO, "nothing may stay reserved");
         self.ledger.account().spent
     }
@@ -106,7 +118,7 @@ impl Bench {
     }
 }
 
-fn request(max_tokens: u32) -> LlmRequest {
+pub(super) fn request(max_tokens: u32) -> LlmRequest {
     LlmRequest {
         model: MODEL.into(),
         system: vec![],
@@ -114,19 +126,21 @@ fn request(max_tokens: u32) -> LlmRequest {
         max_tokens,
         schema: None,
         effort: Effort::default(),
+        thinking: Thinking::Default,
+        fallbacks: vec![],
     }
 }
 
-fn context() -> CallContext {
+pub(super) fn context() -> CallContext {
     let instance = InstanceId::new("worker-1").unwrap();
     CallContext::new(JobId::new("j").unwrap(), TaskId::plan(), AgentType::planner(), instance, 1, 1)
 }
 
-fn reply(model: &'static str) -> Step {
+pub(super) fn reply(model: &'static str) -> Step {
     Step::Reply { model, usage: Some(USAGE) }
 }
 
-fn status(status: u16, retry_after: Option<u64>, well_formed: bool) -> Step {
+pub(super) fn status(status: u16, retry_after: Option<u64>, well_formed: bool) -> Step {
     Step::Fail(LlmError::Status {
         status,
         kind: "k".into(),
@@ -136,7 +150,7 @@ fn status(status: u16, retry_after: Option<u64>, well_formed: bool) -> Step {
     })
 }
 
-const PLENTY: u64 = 1_000_000;
+pub(super) const PLENTY: u64 = 1_000_000;
 
 #[tokio::test(start_paused = true)]
 async fn a_reply_is_charged_by_its_reported_usage() {
@@ -150,7 +164,7 @@ async fn a_reply_is_charged_by_its_reported_usage() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_model_in_the_reply_is_charged_by_the_dearer_price_and_an_unknown_one_in_full() {
+async fn case_18_another_model_in_the_reply_is_charged_by_the_dearer_price_and_an_unknown_one_in_full() {
     for (answered, expected) in [
         ("claude-haiku-4-5-20991231", Some(MODEL)),
         ("claude-opus-5", Some("claude-opus-5")),
@@ -166,7 +180,7 @@ async fn another_model_in_the_reply_is_charged_by_the_dearer_price_and_an_unknow
 }
 
 #[tokio::test(start_paused = true)]
-async fn absent_usage_is_charged_in_full_and_zero_usage_is_not_absent() {
+async fn case_15_absent_usage_is_charged_in_full_and_zero_usage_is_not_absent() {
     for (usage, expected) in [(None, None), (Some(Usage::default()), Some(MicroUsd::ZERO))] {
         let bench = Bench::new(PLENTY, [Step::Reply { model: MODEL, usage }]);
         let outcome = bench.call(1_000, 100).await;
@@ -176,7 +190,7 @@ async fn absent_usage_is_charged_in_full_and_zero_usage_is_not_absent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_failure_is_charged_by_what_can_be_known_about_it() {
+async fn case_07_every_failure_is_charged_by_what_can_be_known_about_it() {
     let input = Usage { input: 400, ..Usage::default() };
     let bench = Bench::new(PLENTY, []);
     let exact = bench.prices().charge(MODEL, &Usage { output: 1_000, ..input }).unwrap();
@@ -213,7 +227,7 @@ async fn every_failure_is_charged_by_what_can_be_known_about_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_attempt_has_its_own_reservation_and_the_last_failure_is_kept() {
+async fn case_06_every_attempt_has_its_own_reservation_and_the_last_failure_is_kept() {
     let steps = || status(500, None, true);
     let bench = Bench::new(PLENTY, [steps(), steps(), steps()]);
     let outcome = bench.call(1_000, 100).await;
@@ -281,7 +295,7 @@ async fn a_second_attempt_that_no_longer_fits_is_refused_but_the_first_is_on_the
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_ledger_or_a_price_no_call_is_made() {
+async fn case_03_without_a_ledger_or_a_price_no_call_is_made() {
     let bench = Bench::new(PLENTY, []);
     bench.ledger.be_away_for(100);
     let outcome = bench.call(1_000, 100).await;
@@ -296,7 +310,7 @@ async fn without_a_ledger_or_a_price_no_call_is_made() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_beyond_its_worst_case_is_recorded_and_freezes_spending() {
+async fn case_12_a_call_beyond_its_worst_case_is_recorded_and_freezes_spending() {
     let usage = Usage { output: 100_000, ..USAGE };
     let bench = Bench::new(PLENTY, [Step::Reply { model: MODEL, usage: Some(usage) }]);
     let outcome = bench.call(1_000, 100).await;
@@ -307,7 +321,7 @@ async fn a_call_beyond_its_worst_case_is_recorded_and_freezes_spending() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_call_is_charged_in_full() {
+async fn case_09_a_dropped_call_is_charged_in_full() {
     let bench = Bench::new(PLENTY, [Step::Hang]);
     let call = bench.call(1_000, 100);
     assert!(tokio::time::timeout(Duration::from_secs(1), call).await.is_err());
@@ -317,7 +331,7 @@ async fn a_dropped_call_is_charged_in_full() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_call_is_charged_in_full_and_a_cancelled_start_costs_nothing() {
+async fn case_22_a_cancelled_call_is_charged_in_full_and_a_cancelled_start_costs_nothing() {
     let bench = Bench::new(PLENTY, [Step::Hang]);
     let cancel = bench.cancel.clone();
     tokio::spawn(async move {
@@ -347,7 +361,7 @@ async fn cancelling_during_a_delay_ends_the_call_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_call_outlives_its_reservation() {
+async fn case_22_no_call_outlives_its_reservation() {
     let bench = Bench::new(PLENTY, [Step::Hang, reply(MODEL)]);
     let start = tokio::time::Instant::now();
     let outcome = bench.call(1_000, 100).await;

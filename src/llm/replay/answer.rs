@@ -6,79 +6,156 @@
 use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use axum::http::HeaderMap;
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use futures_util::StreamExt;
 
 use super::Fault;
 use super::bill::BillEntry;
 use super::cache::PromptCache;
 use super::deliver;
-use super::request::{self, ApiError, Request};
-use super::script::{ID_PLACEHOLDER, Reply, Stop};
+use super::dialect::{ApiError, Dialect};
+use super::generate;
+use super::limits::Running;
+use super::request::{self, Request};
+use super::script::{Reply, Stop};
 use super::server::Shared;
 use super::wire::Outgoing;
+use super::{cache, chat};
 use crate::protocol::Usage;
 
 /// Text of [`Fault::Huge`], in bytes.
 const HUGE_BYTES: usize = 5_000_000;
 
-impl Shared {
-    /// Answers the request with this `number`; an error is the API's, not the server's.
-    pub(super) async fn answer(
-        &self,
-        number: u64,
-        request_id: &str,
-        headers: &HeaderMap,
-        body: &[u8],
-    ) -> Result<Response, ApiError> {
-        request::check_headers(headers)?;
-        let request = request::parse(body, &self.prices)?;
-        let Some((key, queue)) = self.queues.get_key_value(request.key.as_str()) else {
-            return Err(ApiError::invalid(format!("the script has no reply for {:?}", request.key)));
-        };
-        let nth = queue.next.fetch_add(1, Ordering::Relaxed);
-        let reply = &queue.replies[nth.min(queue.replies.len() - 1)];
-        // Looked up when the call begins and written when its reply begins: calls in between all pay for the write.
-        let prompt = self.lock_cache().usage(&request.prefixes, request.prompt_bytes);
+/// One request as it arrived.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrived<'a> {
+    pub(super) dialect: Dialect,
+    /// Name of the endpoint this server stands for; nothing at the usual address.
+    pub(super) endpoint: Option<&'a str>,
+    pub(super) number: u64,
+    pub(super) request_id: &'a str,
+}
 
-        let delay = reply.delay + self.latency.sample(key, nth);
-        if !delay.is_zero() {
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = self.stopped.cancelled() => return Err(deliver::stopping()),
-            }
+impl Shared {
+    /// Reads and checks a request.
+    pub(super) fn read(&self, arrived: Arrived<'_>, headers: &HeaderMap, body: &[u8]) -> Result<Request, ApiError> {
+        if self.needs_key {
+            arrived.dialect.check_headers(headers)?;
         }
-        if let Some(fault) = reply.fault.filter(|fault| !fault.is_billed()) {
-            return Ok(deliver::unbilled(fault, reply, request_id));
-        }
-        self.lock_cache().insert(&request.prefixes);
-        let text: Cow<'_, str> = match reply.names_id {
-            true => reply.text.replace(ID_PLACEHOLDER, &request.id).into(),
-            false => (&*reply.text).into(),
-        };
-        let outgoing = compose(number, &request, reply, &text, prompt);
-        self.charge(key, &request.model, outgoing.usage)?;
-        match reply.fault {
-            Some(Fault::Status500) => Ok(deliver::unbilled(Fault::Status500, reply, request_id)),
-            Some(Fault::StallBeforeHeaders) => {
-                self.stopped.cancelled().await;
-                Err(deliver::stopping())
-            }
-            fault if request.stream => Ok(deliver::events(&outgoing, fault, request_id, &self.stopped)),
-            fault => Ok(deliver::document(&outgoing, fault, request_id, &self.stopped)),
+        match arrived.dialect {
+            Dialect::Anthropic => request::parse(body, arrived.endpoint, &self.prices, false),
+            Dialect::OpenAi => chat::parse(body, arrived.endpoint, &self.prices),
         }
     }
 
-    fn charge(&self, key: &Arc<str>, model: &str, usage: Usage) -> Result<(), ApiError> {
-        let cost_micros = self.prices.charge(model, &usage).map_err(|error| deliver::internal(&error))?;
-        let entry = BillEntry { key: key.clone(), model: model.to_owned(), usage, cost_micros };
+    /// Answers a request; an error is the API's, not the server's.
+    pub(super) async fn answer(
+        &self,
+        arrived: Arrived<'_>,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Response, ApiError> {
+        let request = self.read(arrived, headers, body)?;
+        // Looked up when the call begins and written when its reply begins: calls in between all pay for the write.
+        let prompt = self.lock_cache().usage(&request.prefixes, request.prompt_bytes);
+        let running = match self.limiter.admit(prompt.input + prompt.cache_write_5m + prompt.cache_write_1h) {
+            Ok(running) => running,
+            Err(wait) => return Ok(deliver::limited(request.dialect, wait, arrived.request_id)),
+        };
+        let generated;
+        let (key, nth, reply) = match self.queues.get_key_value(request.key.as_str()) {
+            Some((key, queue)) => {
+                let nth = queue.next.fetch_add(1, Ordering::Relaxed);
+                (key.clone(), nth, &queue.replies[nth.min(queue.replies.len() - 1)])
+            }
+            None if self.generates => {
+                generated = generate::reply(&request);
+                let key = if request.key.is_empty() { "unnamed" } else { &request.key };
+                (key.into(), usize::try_from(arrived.number).unwrap_or(usize::MAX), &generated)
+            }
+            None if request.key.is_empty() => {
+                return Err(ApiError::invalid("the last user message has no line that begins with \"Request: \""));
+            }
+            None => return Err(ApiError::invalid(format!("the script has no reply for {:?}", request.key))),
+        };
+        let is_late = reply.fault == Some(Fault::LateHeaders);
+        let delay = reply.delay + self.latency.sample(&key, nth);
+        self.wait(if is_late { Duration::ZERO } else { delay }).await?;
+        if let Some(fault) = reply.fault.filter(|fault| fault.is_status() && !fault.is_billed()) {
+            return Ok(deliver::status(request.dialect, fault, reply, arrived.request_id));
+        }
+        self.lock_cache().insert(&request.prefixes);
+        let text: Cow<'_, str> = match reply.text.contains(&*reply.mark) {
+            true => reply.text.replace(&*reply.mark, &request.id).into(),
+            false => (&*reply.text).into(),
+        };
+        let outgoing = compose(arrived.number, &request, reply, &text, prompt);
+        if reply.fault.is_none_or(Fault::is_billed) {
+            self.charge(&key, &request, &outgoing)?;
+        }
+        self.limiter.generated(outgoing.usage.output);
+        self.wait(if is_late { delay } else { Duration::ZERO }).await?;
+        let response = match reply.fault {
+            Some(fault) if fault.is_status() => deliver::status(request.dialect, fault, reply, arrived.request_id),
+            Some(Fault::StallBeforeHeaders) => {
+                self.stopped.cancelled().await;
+                return Err(deliver::stopping());
+            }
+            _ if request.stream => deliver::events(request.dialect, &outgoing, arrived.request_id, &self.stopped),
+            _ => deliver::document(request.dialect, &outgoing, arrived.request_id, &self.stopped),
+        };
+        Ok(if self.is_limited && response.status() == StatusCode::OK {
+            until_read(response, running)
+        } else {
+            response
+        })
+    }
+
+    async fn wait(&self, delay: Duration) -> Result<(), ApiError> {
+        if delay.is_zero() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(delay) => Ok(()),
+            () = self.stopped.cancelled() => Err(deliver::stopping()),
+        }
+    }
+
+    /// How many tokens the prompt of a request has.
+    pub(super) fn count(&self, endpoint: Option<&str>, headers: &HeaderMap, body: &[u8]) -> Result<u64, ApiError> {
+        if self.needs_key {
+            Dialect::Anthropic.check_headers(headers)?;
+        }
+        request::parse(body, endpoint, &self.prices, true).map(|request| cache::tokens(request.prompt_bytes))
+    }
+
+    fn charge(&self, key: &Arc<str>, request: &Request, outgoing: &Outgoing<'_>) -> Result<(), ApiError> {
+        let cost = |model: &str| self.prices.charge(model, &outgoing.usage).map_err(|error| deliver::internal(&error));
+        let mut cost_micros = cost(&request.priced)?;
+        if outgoing.model != request.model {
+            cost_micros = cost_micros.max(cost(outgoing.model)?);
+        }
+        let entry = BillEntry { key: key.clone(), model: request.priced.clone(), usage: outgoing.usage, cost_micros };
         self.bill.add(&entry).map_err(|error| deliver::internal(&error))
     }
 
     fn lock_cache(&self) -> std::sync::MutexGuard<'_, PromptCache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Counts the call as running until its reply has been read to the end or given up.
+fn until_read(response: Response, running: Running) -> Response {
+    response.map(|body| {
+        Body::from_stream(body.into_data_stream().map(move |piece| {
+            let _keeps = &running;
+            piece
+        }))
+    })
 }
 
 /// What the model says, cut where its limits or the fault cut it, and what that takes.
@@ -91,23 +168,35 @@ fn compose<'a>(number: u64, request: &'a Request, reply: &Reply, text: &'a str, 
     let (text, thinking_tokens, output, stop) = match reply.fault {
         Some(Fault::Huge) => (huge_text(), thought.min(most), most, reply.stop),
         Some(Fault::ThinkingOnly) => ("", most, most, Stop::MaxTokens),
+        Some(Fault::ToolCut) => ("", thought.min(most), most, Stop::MaxTokens),
+        Some(Fault::EmptyEndTurn) => ("", 0, 2, Stop::EndTurn),
         Some(Fault::MaxTokens) => (head(text, 1, 2), thought.min(most), most, Stop::MaxTokens),
         Some(Fault::Refusal) => (head(text, 1, 2), thought.min(most), wanted.min(most), Stop::Refusal),
+        Some(Fault::RefusalBefore) => ("", 0, 1, Stop::Refusal),
+        Some(Fault::UsageOverBound) => (text, thought, most * 2, reply.stop),
         _ if wanted > most => {
             let room = most.saturating_sub(thought);
             (head(text, room, wanted - thought), thought.min(most), most, Stop::MaxTokens)
         }
         _ => (text, thought, wanted, reply.stop),
     };
+    let usage = if reply.fault == Some(Fault::ZeroUsage) { Usage::default() } else { Usage { output, ..prompt } };
+    let model = match (reply.fault, request.dialect) {
+        (Some(Fault::OtherModel), Dialect::Anthropic) => "claude-fable-5-1",
+        (Some(Fault::OtherModel), Dialect::OpenAi) => "gpt-6.2-astra",
+        _ => &request.model,
+    };
+    let tells = reply.fault != Some(Fault::NoUsage) && (request.wants_usage || !request.stream);
     Outgoing {
         number,
-        model: &request.model,
+        model,
         text,
         thinking_tokens,
         stop,
-        usage: Usage { output, ..prompt },
-        reports_usage: reply.fault != Some(Fault::NoUsage),
-        invalid_utf8: reply.fault == Some(Fault::InvalidUtf8),
+        usage,
+        reports_usage: tells,
+        running_usage: request.wants_running_usage,
+        fault: reply.fault,
     }
 }
 

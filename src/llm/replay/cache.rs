@@ -67,7 +67,7 @@ impl PromptCache {
 }
 
 /// Deterministic stand-in for a tokenizer: three bytes a token, rounded up.
-fn tokens(bytes: u64) -> u64 {
+pub(super) fn tokens(bytes: u64) -> u64 {
     bytes.div_ceil(3)
 }
 

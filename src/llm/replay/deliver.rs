@@ -4,6 +4,7 @@
 //! characters, stalled, or ended without a last event. What a fault costs is decided elsewhere, before it strikes.
 
 use std::io;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -13,13 +14,17 @@ use futures_util::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::Fault;
-use super::request::ApiError;
+use super::dialect::{ApiError, Dialect};
 use super::script::Reply;
-use super::wire::{self, Outgoing};
+use super::wire::{Events, Outgoing};
+use super::wire_chat::Chat;
 
-/// What a proxy in front of the API says to a body that is too large.
-const HTML_413: &str = "<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n<body>\r\n\
-    <center><h1>413 Request Entity Too Large</h1></center>\r\n<hr><center>cloudflare</center>\r\n</body>\r\n</html>\r\n";
+/// What a proxy in front of the API says to a body that is too large, and when nobody is behind it.
+const HTML_413: &str = include_str!("page_413.html");
+const HTML_503: &str = include_str!("page_503.html");
+
+/// Pieces in which a body arrives that is cut into as many as possible, in bytes; a prime, to hit every place.
+const SMALL_PIECE: usize = 7;
 
 /// How a streamed body ends.
 #[derive(Clone, Copy)]
@@ -29,66 +34,111 @@ enum End {
     Cut,
 }
 
-/// A reply as server-sent events, ending as the fault wants it.
+/// A reply as server-sent events, shaped and ended as its fault wants it.
 pub(super) fn events(
+    dialect: Dialect,
     outgoing: &Outgoing<'_>,
-    fault: Option<Fault>,
     request_id: &str,
     stopped: &CancellationToken,
 ) -> Response {
-    let events = outgoing.events();
+    let events = match dialect {
+        Dialect::Anthropic => outgoing.events(),
+        Dialect::OpenAi => Chat::of(outgoing).events(),
+    };
+    let (bytes, end) = shape(dialect, events, outgoing.fault);
+    let is_small = outgoing.fault == Some(Fault::Utf8Split);
+    let pieces = if is_small {
+        bytes.chunks(SMALL_PIECE).map(Bytes::copy_from_slice).collect()
+    } else {
+        in_pieces(bytes.into())
+    };
+    response(dialect, "text/event-stream; charset=utf-8", pieces, end, request_id, stopped)
+}
+
+/// What the fault makes of a whole stream.
+fn shape(dialect: Dialect, events: Events, fault: Option<Fault>) -> (Vec<u8>, End) {
     let mut bytes = events.bytes;
-    let end = match fault {
+    let mut end = End::Clean;
+    match fault {
         Some(Fault::StallMidStream) => {
             bytes.truncate(events.half);
-            End::Stall
+            end = End::Stall;
         }
         Some(Fault::CutMidStream) => {
             // Some way into the next event, so that the cut is not at a boundary.
             bytes.truncate((events.half + 30).min(events.before_stop));
-            End::Cut
+            end = End::Cut;
         }
-        Some(Fault::EofBeforeStop) => {
-            bytes.truncate(events.before_stop);
-            End::Clean
-        }
+        Some(Fault::EofBeforeStop) => bytes.truncate(events.before_stop),
         Some(Fault::ErrorEvent) => {
             bytes.truncate(events.half);
-            bytes.extend_from_slice(&wire::error_event("overloaded_error", "Overloaded"));
-            End::Clean
+            let error = ApiError::new(overloaded(), "overloaded_error", "Overloaded");
+            bytes.extend_from_slice(&dialect.error_event(&error));
         }
-        _ => End::Clean,
-    };
-    response("text/event-stream; charset=utf-8", bytes, end, request_id, stopped)
+        Some(Fault::Crlf) => bytes = replaced(&bytes, b"\n", b"\r\n"),
+        Some(Fault::Padded) => bytes = replaced(&bytes, b"}\n", format!("}}{}\n", " ".repeat(200)).as_bytes()),
+        Some(Fault::UnknownEvent) => {
+            let unknown: &[u8] = match dialect {
+                Dialect::Anthropic => {
+                    b": a comment\n\nevent: brand_new\ndata: {\"type\":\"brand_new\",\"index\":{\"not\":\"a number\"}}\n\n"
+                }
+                Dialect::OpenAi => {
+                    b": OPENROUTER PROCESSING\n\ndata: {\"object\":\"brand.new\",\"choices\":[],\"obfuscation\":\"x\"}\n\n"
+                }
+            };
+            bytes.splice(events.half..events.half, unknown.iter().copied());
+        }
+        _ => {}
+    }
+    (bytes, end)
+}
+
+fn replaced(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() * 2);
+    let mut at = 0;
+    while at < bytes.len() {
+        if bytes[at..].starts_with(old) {
+            out.extend_from_slice(new);
+            at += old.len();
+        } else {
+            out.push(bytes[at]);
+            at += 1;
+        }
+    }
+    out
 }
 
 /// A reply that was not asked to be streamed; what strikes a stream in its middle strikes the document there.
 pub(super) fn document(
+    dialect: Dialect,
     outgoing: &Outgoing<'_>,
-    fault: Option<Fault>,
     request_id: &str,
     stopped: &CancellationToken,
 ) -> Response {
-    let mut bytes = outgoing.json();
-    let end = match fault {
+    let mut bytes = match dialect {
+        Dialect::Anthropic => outgoing.json(),
+        Dialect::OpenAi => Chat::of(outgoing).json(),
+    };
+    let end = match outgoing.fault {
         Some(Fault::StallMidStream) => End::Stall,
         Some(Fault::CutMidStream) => End::Cut,
         _ => End::Clean,
     };
-    if matches!(fault, Some(Fault::EofBeforeStop | Fault::ErrorEvent)) || !matches!(end, End::Clean) {
+    if matches!(outgoing.fault, Some(Fault::EofBeforeStop | Fault::ErrorEvent)) || !matches!(end, End::Clean) {
         bytes.truncate(bytes.len() / 2);
     }
-    response("application/json", bytes, end, request_id, stopped)
+    response(dialect, "application/json", in_pieces(bytes.into()), end, request_id, stopped)
 }
 
 fn response(
+    dialect: Dialect,
     content_type: &'static str,
-    bytes: Vec<u8>,
+    pieces: Vec<Bytes>,
     end: End,
     request_id: &str,
     stopped: &CancellationToken,
 ) -> Response {
-    let pieces = stream::iter(in_pieces(bytes.into()).into_iter().flatten().map(Ok::<_, io::Error>));
+    let pieces = stream::iter(pieces.into_iter().map(Ok::<_, io::Error>));
     let body = match end {
         End::Clean => Body::from_stream(pieces),
         End::Stall | End::Cut => {
@@ -104,58 +154,119 @@ fn response(
         }
     };
     let mut response = Response::new(body);
-    identify(&mut response, content_type, request_id);
+    identify(dialect, &mut response, content_type, request_id);
     response
 }
 
 /// Cuts a longer body at places that respect neither events nor characters, as networks do.
-fn in_pieces(mut bytes: Bytes) -> [Option<Bytes>; 3] {
+fn in_pieces(mut bytes: Bytes) -> Vec<Bytes> {
     if bytes.len() < 1_024 {
-        return [Some(bytes), None, None];
+        return vec![bytes];
     }
     let third = bytes.len() / 3;
-    [Some(bytes.split_to(third)), Some(bytes.split_to(third)), Some(bytes)]
+    vec![bytes.split_to(third), bytes.split_to(third), bytes]
 }
 
-fn identify(response: &mut Response, content_type: &'static str, request_id: &str) {
+fn identify(dialect: Dialect, response: &mut Response, content_type: &'static str, request_id: &str) {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     if let Ok(id) = HeaderValue::from_str(request_id) {
-        headers.insert("request-id", id);
+        headers.insert(dialect.request_id_header(), id);
     }
 }
 
-pub(super) fn error_response(error: &ApiError, request_id: &str, retry_after: Option<u64>) -> Response {
-    let mut response = Response::new(Body::from(wire::error_json(error.kind, &error.message, request_id)));
+pub(super) fn error_response(dialect: Dialect, error: &ApiError, request_id: &str) -> Response {
+    let mut response = Response::new(Body::from(dialect.error_json(error, Some(request_id))));
     *response.status_mut() = error.status;
-    identify(&mut response, "application/json", request_id);
-    if let Some(seconds) = retry_after {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
+    identify(dialect, &mut response, "application/json", request_id);
+    response
+}
+
+/// The answer to a call beyond a limit, with the time after which it would fit.
+pub(super) fn limited(dialect: Dialect, wait: Duration, request_id: &str) -> Response {
+    let error = rate_limit();
+    let mut response = error_response(dialect, &error, request_id);
+    let seconds = wait.as_millis().div_ceil(1_000).max(1);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(60)));
     response
 }
 
 /// The page of a proxy that does not speak the API's language.
-pub(super) fn too_large(request_id: &str) -> Response {
-    let mut response = Response::new(Body::from(HTML_413));
-    *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
-    identify(&mut response, "text/html", request_id);
+pub(super) fn too_large(dialect: Dialect, request_id: &str) -> Response {
+    page(dialect, StatusCode::PAYLOAD_TOO_LARGE, HTML_413, request_id)
+}
+
+fn page(dialect: Dialect, status: StatusCode, html: &'static str, request_id: &str) -> Response {
+    let mut response = Response::new(Body::from(html));
+    *response.status_mut() = status;
+    identify(dialect, &mut response, "text/html", request_id);
     response
 }
 
 /// The answer of a fault that is nothing but a status.
-pub(super) fn unbilled(fault: Fault, reply: &Reply, request_id: &str) -> Response {
-    let (status, kind, message) = match fault {
-        Fault::Html413 => return too_large(request_id),
-        Fault::Status429 => {
-            (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "This request would exceed your rate limit.")
+pub(super) fn status(dialect: Dialect, fault: Fault, reply: &Reply, request_id: &str) -> Response {
+    let is_anthropic = dialect == Dialect::Anthropic;
+    let error = match fault {
+        Fault::Html413 => return too_large(dialect, request_id),
+        Fault::Status400 => ApiError::invalid("This request is not valid."),
+        Fault::Status401 if is_anthropic => ApiError::unauthorized("invalid x-api-key"),
+        Fault::Status401 => {
+            ApiError { code: Some("invalid_api_key"), ..ApiError::unauthorized("Incorrect API key provided.") }
         }
-        Fault::Status401 => (StatusCode::UNAUTHORIZED, "authentication_error", "invalid x-api-key"),
-        Fault::Status529 => (overloaded(), "overloaded_error", "Overloaded"),
-        _ => (StatusCode::INTERNAL_SERVER_ERROR, "api_error", "Internal server error"),
+        Fault::Status402 => {
+            ApiError::new(StatusCode::PAYMENT_REQUIRED, "billing_error", "Your credit balance is too low.")
+        }
+        Fault::Status403 => ApiError::new(StatusCode::FORBIDDEN, "permission_error", "Your key may not do this."),
+        Fault::Status404 => ApiError::unknown_model("of-this-request"),
+        Fault::Status429 | Fault::Status429Date | Fault::Status429Ms => rate_limit(),
+        Fault::SpendCap429 if is_anthropic => ApiError { code: Some("enforced_spend_limit_reached"), ..rate_limit() },
+        Fault::SpendCap429 => ApiError {
+            code: Some("insufficient_quota"),
+            ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "You exceeded your current quota.")
+        },
+        Fault::Status529 if is_anthropic => ApiError::new(overloaded(), "overloaded_error", "Overloaded"),
+        Fault::Status529 => {
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", "The server is overloaded, try again later.")
+        }
+        Fault::Html503 => {
+            let mut response = page(dialect, StatusCode::SERVICE_UNAVAILABLE, HTML_503, request_id);
+            ask_for_patience(&mut response, fault, reply.retry_after);
+            return response;
+        }
+        Fault::Status504 => ApiError::new(StatusCode::GATEWAY_TIMEOUT, "timeout_error", "Request timed out"),
+        _ => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "api_error", "Internal server error"),
     };
-    let error = ApiError { status, kind, message: message.into() };
-    error_response(&error, request_id, reply.retry_after)
+    let mut response = error_response(dialect, &error, request_id);
+    ask_for_patience(&mut response, fault, reply.retry_after);
+    response
+}
+
+/// `retry-after` in the form that the fault is about.
+fn ask_for_patience(response: &mut Response, fault: Fault, seconds: Option<u64>) {
+    let Some(seconds) = seconds else { return };
+    let headers = response.headers_mut();
+    match fault {
+        Fault::Status429Date => {
+            // Any moment will do: clients have to count from the date that comes with it.
+            let now = std::time::UNIX_EPOCH + Duration::from_secs(1_792_567_680);
+            for (name, time) in [(header::DATE, now), (header::RETRY_AFTER, now + Duration::from_secs(seconds))] {
+                if let Ok(value) = HeaderValue::try_from(httpdate::fmt_http_date(time)) {
+                    headers.insert(name, value);
+                }
+            }
+        }
+        Fault::Status429Ms => {
+            headers.insert("retry-after-ms", HeaderValue::from(seconds.saturating_mul(1_000)));
+        }
+        _ => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+    }
+}
+
+fn rate_limit() -> ApiError {
+    let message = "This request would exceed your rate limit.";
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message)
 }
 
 fn overloaded() -> StatusCode {
@@ -163,10 +274,10 @@ fn overloaded() -> StatusCode {
 }
 
 pub(super) fn stopping() -> ApiError {
-    ApiError { status: overloaded(), kind: "overloaded_error", message: "the replay server is stopping".into() }
+    ApiError::new(overloaded(), "overloaded_error", "the replay server is stopping")
 }
 
 pub(super) fn internal(error: &dyn std::error::Error) -> ApiError {
     let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-    ApiError { status: StatusCode::INTERNAL_SERVER_ERROR, kind: "api_error", message: format!("{error}{source}") }
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "api_error", format!("{error}{source}"))
 }

@@ -1,4 +1,4 @@
-//! Recorded replies behind the real wire format: a local server that speaks the Messages API.
+//! Recorded replies behind the real wire formats: a local server that speaks the Messages API and chat completions.
 //!
 //! Tests, benchmarks, `--replay` and the `fake-claude` program all call the same HTTP client that production uses, so
 //! nothing between the client and the socket is ever mocked. A [`Script`] says what is answered, when, and with which
@@ -9,22 +9,31 @@
 mod answer;
 mod bill;
 mod cache;
+mod chat;
 mod deliver;
+mod dialect;
 mod error;
 mod fault;
+mod generate;
 mod latency;
+mod limits;
 mod request;
 mod script;
 mod server;
 mod synthetic;
 #[cfg(test)]
+mod dialect_tests;
+#[cfg(test)]
 mod tests;
 mod wire;
+mod wire_chat;
 
 pub use bill::{Bill, BillEntry};
 pub use error::{LineFault, ReplayError};
 pub use fault::Fault;
 pub use latency::{Latency, SplitMix64};
+pub use limits::RateLimits;
+pub(in crate::llm) use request::request_key;
 pub use script::{MAX_SCRIPT_BYTES, Reply, Script, Stop};
 pub use server::{FakeOptions, FakeServer};
 pub use synthetic::{Durations, Synthetic, SyntheticJob, SyntheticTask};

@@ -6,33 +6,19 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::cache::Prefix;
+use super::dialect::{ApiError, Dialect};
 use crate::budget::PriceTable;
-use crate::budget::price::{ModelPrice, Thinking};
+use crate::budget::price::{ModelPrice, ThinkingGate};
 
 /// What a line that names the request begins with.
 const KEY_PREFIX: &str = "Request: ";
 /// Cache breakpoints a request may have.
 const MAX_BREAKPOINTS: usize = 4;
-
-/// An error of the API: status, type and message.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct ApiError {
-    pub(super) status: StatusCode,
-    pub(super) kind: &'static str,
-    pub(super) message: String,
-}
-
-impl ApiError {
-    pub(super) fn invalid(message: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, kind: "invalid_request_error", message: message.into() }
-    }
-}
 
 /// How long a prefix is cached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -49,10 +35,20 @@ pub(super) enum CacheTtl {
 /// What the server needs to know of a valid request.
 #[derive(Debug)]
 pub(super) struct Request {
+    pub(super) dialect: Dialect,
+    /// The model as the client names it.
     pub(super) model: String,
+    /// The same as the price table names it.
+    pub(super) priced: String,
     pub(super) max_tokens: u64,
     pub(super) stream: bool,
-    /// `plan`, `feature-plan ID` or `file PATH`.
+    /// The client asked for usage in the stream; the Messages API always tells it.
+    pub(super) wants_usage: bool,
+    /// The client asked for usage with every chunk.
+    pub(super) wants_running_usage: bool,
+    /// The JSON schema the reply has to follow.
+    pub(super) schema: Option<serde_json::Value>,
+    /// `plan`, `feature-plan ID` or `file PATH`; empty when the request names none.
     pub(super) key: String,
     /// The id in parentheses behind the key; empty without one.
     pub(super) id: String,
@@ -80,8 +76,7 @@ struct Body<'a> {
     _tools: Option<IgnoredAny>,
     #[serde(rename = "stop_sequences")]
     _stop_sequences: Option<IgnoredAny>,
-    #[serde(rename = "output_config")]
-    _output_config: Option<IgnoredAny>,
+    output_config: Option<OutputConfig>,
     #[serde(rename = "cache_control")]
     _cache_control: Option<IgnoredAny>,
     #[serde(rename = "metadata")]
@@ -96,6 +91,16 @@ struct Body<'a> {
     _top_p: Option<IgnoredAny>,
     #[serde(rename = "top_k")]
     _top_k: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct OutputConfig {
+    format: Option<Format>,
+}
+
+#[derive(Deserialize)]
+struct Format {
+    schema: Option<serde_json::Value>,
 }
 
 /// An object of which only the type matters.
@@ -143,37 +148,33 @@ fn blocks(field: &str, raw: &RawValue) -> Result<Vec<Block>, ApiError> {
     }
 }
 
-/// Checks the headers that every call needs.
-pub(super) fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("").trim();
-    let bearer = text("authorization").strip_prefix("Bearer ").is_some_and(|token| !token.trim().is_empty());
-    if text("x-api-key").is_empty() && !bearer {
-        return Err(ApiError {
-            status: StatusCode::UNAUTHORIZED,
-            kind: "authentication_error",
-            message: "x-api-key header is required".into(),
-        });
+/// The model's name in the price table and its entry. `endpoint` is the part of the address that stands for the name of
+/// an endpoint.
+pub(super) fn priced<'a>(
+    model: &str,
+    endpoint: Option<&str>,
+    prices: &'a PriceTable,
+) -> Result<(String, &'a ModelPrice), ApiError> {
+    let name = endpoint.map_or_else(|| model.to_owned(), |endpoint| format!("{endpoint}/{model}"));
+    match prices.get(&name) {
+        Some(price) => Ok((name, price)),
+        None => Err(ApiError::unknown_model(model)),
     }
-    if text("anthropic-version").is_empty() {
-        return Err(ApiError::invalid("anthropic-version: header is required"));
-    }
-    Ok(())
 }
 
-/// Reads and checks a body.
-pub(super) fn parse(body: &[u8], prices: &PriceTable) -> Result<Request, ApiError> {
+/// Reads and checks a body of the Messages API. `counts` is true for a count of tokens, which has no cap.
+pub(super) fn parse(
+    body: &[u8],
+    endpoint: Option<&str>,
+    prices: &PriceTable,
+    counts: bool,
+) -> Result<Request, ApiError> {
     let body: Body<'_> = serde_json::from_slice(body).map_err(|error| ApiError::invalid(error.to_string()))?;
     let required = |name: &str| ApiError::invalid(format!("{name}: Field required"));
     let model = body.model.ok_or_else(|| required("model"))?;
-    let max_tokens = body.max_tokens.ok_or_else(|| required("max_tokens"))?;
+    let max_tokens = if counts { 1 } else { body.max_tokens.ok_or_else(|| required("max_tokens"))? };
     let messages = body.messages.ok_or_else(|| required("messages"))?;
-    let Some(price) = prices.get(&model) else {
-        return Err(ApiError {
-            status: StatusCode::NOT_FOUND,
-            kind: "not_found_error",
-            message: format!("model: {}", model.chars().take(100).collect::<String>()),
-        });
-    };
+    let (name, price) = priced(&model, endpoint, prices)?;
     check_model(&model, price, max_tokens, body.thinking.as_ref(), body.tool_choice.as_ref())?;
 
     let mut prompt_bytes = 0;
@@ -196,10 +197,22 @@ pub(super) fn parse(body: &[u8], prices: &PriceTable) -> Result<Request, ApiErro
         )));
     }
     let last_user = last_user_text(&messages, &mut prompt_bytes)?;
-    let (key, id) = request_key(&last_user)
-        .ok_or_else(|| ApiError::invalid("the last user message has no line that begins with \"Request: \""))?;
+    let (key, id) = request_key(&last_user).unwrap_or_default();
     let (key, id) = (key.to_owned(), id.to_owned());
-    Ok(Request { model, max_tokens, stream: body.stream, key, id, prompt_bytes, prefixes })
+    Ok(Request {
+        dialect: Dialect::Anthropic,
+        model,
+        priced: name,
+        max_tokens,
+        stream: body.stream,
+        wants_usage: true,
+        wants_running_usage: false,
+        schema: body.output_config.and_then(|config| config.format).and_then(|format| format.schema),
+        key,
+        id,
+        prompt_bytes,
+        prefixes,
+    })
 }
 
 /// Refuses what this model does not support.
@@ -218,7 +231,7 @@ fn check_model(
             "max_tokens: {max_tokens} > {most}, which is the maximum allowed number of output tokens for {model}"
         )));
     }
-    let cannot_disable = matches!(price.thinking, Some(Thinking::AlwaysOn | Thinking::DefaultOnBetweenTools));
+    let cannot_disable = matches!(price.thinking, Some(ThinkingGate::AlwaysOn | ThinkingGate::DefaultOnBetweenTools));
     if cannot_disable && thinking.is_some_and(|thinking| thinking.kind == "disabled" || thinking.kind == "enabled") {
         return Err(ApiError::invalid("thinking.type: \"disabled\" and \"enabled\" are not supported for this model."));
     }
@@ -250,13 +263,13 @@ fn last_user_text(messages: &[Turn<'_>], prompt_bytes: &mut u64) -> Result<Strin
 }
 
 /// The key and the id (or nothing) of `Request: KEY (id ID)`.
-fn request_key(text: &str) -> Option<(&str, &str)> {
+pub(in crate::llm) fn request_key(text: &str) -> Option<(&str, &str)> {
     let line = text.lines().rev().find_map(|line| line.strip_prefix(KEY_PREFIX))?.trim();
     let with_id = line.strip_suffix(')').and_then(|line| line.rsplit_once(" (id "));
     Some(with_id.unwrap_or((line, ""))).filter(|(key, _)| !key.is_empty())
 }
 
-fn bytes(text: &str) -> u64 {
+pub(super) fn bytes(text: &str) -> u64 {
     u64::try_from(text.len()).unwrap_or(u64::MAX)
 }
 
@@ -265,7 +278,7 @@ mod tests {
     use super::*;
 
     fn parsed(body: &str) -> Result<Request, ApiError> {
-        parse(body.as_bytes(), &PriceTable::builtin().expect("valid"))
+        parse(body.as_bytes(), None, &PriceTable::builtin().expect("valid"), false)
     }
 
     #[test]
@@ -332,10 +345,6 @@ mod tests {
             (
                 r#"{"model":"claude-sonnet-5-5","max_tokens":9,"messages":[{"role":"user","content":""}]}"#.into(),
                 "non-empty",
-            ),
-            (
-                r#"{"model":"claude-sonnet-5-5","max_tokens":9,"messages":[{"role":"user","content":"hi"}]}"#.into(),
-                "Request: ",
             ),
         ] {
             let error = parsed(&body).expect_err(&body);

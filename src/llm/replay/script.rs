@@ -24,8 +24,8 @@ const MAX_REPORTED: usize = 20;
 const MAX_TOKENS: u64 = 1_000_000;
 /// Longest `retry_after` a line may ask for: a day, in seconds.
 const MAX_RETRY_AFTER: u64 = 86_400;
-/// What the per-call id replaces in a text.
-pub(super) const ID_PLACEHOLDER: &str = "{{id}}";
+/// What the per-call id replaces in a text, unless its line names another mark.
+const ID_PLACEHOLDER: &str = "{{id}}";
 
 /// Why the scripted model stops, by its name on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -52,8 +52,8 @@ pub enum Stop {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     pub(super) text: Arc<str>,
-    /// The text holds [`ID_PLACEHOLDER`].
-    pub(super) names_id: bool,
+    /// What stands for the call's id in the text.
+    pub(super) mark: Arc<str>,
     pub(super) output_tokens: Option<u64>,
     pub(super) thinking_tokens: u64,
     pub(super) delay: Duration,
@@ -68,7 +68,7 @@ impl Reply {
     pub fn new(text: impl Into<Arc<str>>) -> Self {
         let text = text.into();
         Self {
-            names_id: text.contains(ID_PLACEHOLDER),
+            mark: ID_PLACEHOLDER.into(),
             text,
             output_tokens: None,
             thinking_tokens: 0,
@@ -77,6 +77,12 @@ impl Reply {
             fault: None,
             retry_after: None,
         }
+    }
+
+    /// Lets `mark` stand for the id of the call, in texts that hold `{{id}}` for reasons of their own.
+    #[must_use]
+    pub fn marked(self, mark: &str) -> Self {
+        Self { mark: mark.into(), ..self }
     }
 
     /// Delays the first token, at most by ten minutes.
@@ -145,6 +151,8 @@ struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    id_mark: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     output_tokens: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     thinking_tokens: Option<u64>,
@@ -176,7 +184,7 @@ impl Line {
             (None, _) => return Err("text is missing".into()),
         };
         if self.retry_after.is_some() && !self.fault.is_some_and(Fault::takes_retry_after) {
-            return Err("retry_after needs the fault status-429, status-500 or status-529".into());
+            return Err("retry_after needs a fault status-429, status-500, html-503 or status-529".into());
         }
         let reply = Reply {
             output_tokens: within("output_tokens", self.output_tokens, MAX_TOKENS)?,
@@ -185,6 +193,7 @@ impl Line {
             stop: self.stop_reason.unwrap_or_default(),
             fault: self.fault,
             retry_after: within("retry_after", self.retry_after, MAX_RETRY_AFTER)?,
+            mark: self.id_mark.filter(|mark| !mark.is_empty()).unwrap_or_else(|| ID_PLACEHOLDER.into()),
             ..Reply::new(text)
         };
         Ok((self.request, reply))
@@ -213,6 +222,13 @@ impl Script {
                 self.replies.insert(key.into(), vec![reply.into()]);
             }
         }
+    }
+
+    /// This script, with the replies of `other` instead of its own where both answer a request.
+    #[must_use]
+    pub fn merged(mut self, other: Self) -> Self {
+        self.replies.extend(other.replies);
+        self
     }
 
     /// How many replies there are in all.
@@ -276,6 +292,25 @@ impl Script {
         Self::parse(&text)
     }
 
+    /// One reply as a line of a script, line end included.
+    ///
+    /// # Errors
+    /// As for [`Script::to_json_lines`].
+    pub fn line(key: &str, reply: &Reply) -> serde_json::Result<String> {
+        let line = Line {
+            request: key.into(),
+            text: Some(reply.text.clone()),
+            id_mark: Some(reply.mark.clone()).filter(|mark| &**mark != ID_PLACEHOLDER),
+            output_tokens: reply.output_tokens,
+            thinking_tokens: Some(reply.thinking_tokens).filter(|tokens| *tokens > 0),
+            delay_ms: u64::try_from(reply.delay.as_millis()).ok().filter(|delay| *delay > 0),
+            stop_reason: Some(reply.stop).filter(|stop| *stop != Stop::EndTurn),
+            fault: reply.fault,
+            retry_after: reply.retry_after,
+        };
+        Ok(serde_json::to_string(&line)? + "\n")
+    }
+
     /// The script as a file: what [`Script::parse`] reads, requests in alphabetical order.
     ///
     /// # Errors
@@ -287,18 +322,7 @@ impl Script {
         keys.sort();
         for key in keys {
             for reply in &self.replies[key] {
-                let line = Line {
-                    request: key.clone(),
-                    text: Some(reply.text.clone()),
-                    output_tokens: reply.output_tokens,
-                    thinking_tokens: Some(reply.thinking_tokens).filter(|tokens| *tokens > 0),
-                    delay_ms: u64::try_from(reply.delay.as_millis()).ok().filter(|delay| *delay > 0),
-                    stop_reason: Some(reply.stop).filter(|stop| *stop != Stop::EndTurn),
-                    fault: reply.fault,
-                    retry_after: reply.retry_after,
-                };
-                text.push_str(&serde_json::to_string(&line)?);
-                text.push('\n');
+                text.push_str(&Self::line(key, reply)?);
             }
         }
         Ok(text)

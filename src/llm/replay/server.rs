@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use axum::{Json, Router};
@@ -23,10 +23,12 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::answer::Arrived;
 use super::bill::{Bill, BillKeeper};
 use super::cache::PromptCache;
 use super::deliver;
-use super::request::ApiError;
+use super::dialect::{ApiError, Dialect};
+use super::limits::{Limiter, RateLimits};
 use super::script::{Reply, Script};
 use super::{Latency, ReplayError};
 use crate::budget::PriceTable;
@@ -47,6 +49,12 @@ pub struct FakeOptions {
     pub bill_path: Option<PathBuf>,
     /// Prices to bill by; the built-in ones when `None`.
     pub prices: Option<Arc<PriceTable>>,
+    /// What it allows; nothing is limited by default.
+    pub limits: RateLimits,
+    /// Makes up a reply to requests that the script does not know, instead of refusing them.
+    pub generates: bool,
+    /// Refuses calls without a key, as providers do.
+    pub needs_key: bool,
 }
 
 impl Default for FakeOptions {
@@ -56,6 +64,9 @@ impl Default for FakeOptions {
             latency: Latency::None,
             bill_path: None,
             prices: None,
+            limits: RateLimits::default(),
+            generates: false,
+            needs_key: true,
         }
     }
 }
@@ -83,6 +94,10 @@ pub(super) struct Shared {
     pub(super) prices: Arc<PriceTable>,
     pub(super) bill: BillKeeper,
     pub(super) cache: Mutex<PromptCache>,
+    pub(super) limiter: Limiter,
+    pub(super) is_limited: bool,
+    pub(super) generates: bool,
+    pub(super) needs_key: bool,
     /// Requests so far, whatever became of them.
     requests: AtomicU64,
     pub(super) stopped: CancellationToken,
@@ -109,12 +124,24 @@ impl FakeServer {
             prices,
             bill,
             cache: Mutex::default(),
+            limiter: Limiter::new(options.limits),
+            is_limited: options.limits != RateLimits::default(),
+            generates: options.generates,
+            needs_key: options.needs_key,
             requests: AtomicU64::new(0),
             stopped: CancellationToken::new(),
         });
         let router = Router::new()
             .route("/v1/messages", post(messages))
+            .route("/v1/messages/count_tokens", post(count_tokens))
+            .route("/v1/chat/completions", post(completions))
+            .route("/v1/models", get(models))
+            .route("/as/{endpoint}/v1/messages", post(messages))
+            .route("/as/{endpoint}/v1/messages/count_tokens", post(count_tokens))
+            .route("/as/{endpoint}/v1/chat/completions", post(completions))
+            .route("/as/{endpoint}/v1/models", get(models))
             .route("/bill", get(bill_now).delete(bill_reset))
+            .route("/", get(bill_page))
             .fallback(not_found)
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
             .with_state(shared.clone());
@@ -148,6 +175,12 @@ impl FakeServer {
         self.shared.requests.load(Ordering::Relaxed)
     }
 
+    /// Requests that a rate limit turned away.
+    #[must_use]
+    pub fn rejected(&self) -> u64 {
+        self.shared.limiter.rejected()
+    }
+
     /// Ends all calls, waits (at most five seconds) for the connections to close and returns the last bill.
     pub async fn stop(mut self) -> Bill {
         self.shared.stopped.cancel();
@@ -168,28 +201,104 @@ async fn bill_now(State(shared): State<Arc<Shared>>) -> Json<Bill> {
     Json(shared.bill.snapshot())
 }
 
+/// The bill for people.
+async fn bill_page(State(shared): State<Arc<Shared>>) -> Html<String> {
+    let bill = shared.bill.snapshot();
+    let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let rows = bill.keys.iter().map(|(key, calls)| format!("<tr><td>{}</td><td>{calls}</td></tr>", escaped(key)));
+    let mut page = include_str!("bill.html").to_owned();
+    for (name, value) in [
+        ("cost", bill.cost_micros.to_string()),
+        ("calls", bill.calls.to_string()),
+        ("requests", shared.requests.load(Ordering::Relaxed).to_string()),
+        ("rejected", shared.limiter.rejected().to_string()),
+        ("input", bill.usage.input.to_string()),
+        ("written_5m", bill.usage.cache_write_5m.to_string()),
+        ("written_1h", bill.usage.cache_write_1h.to_string()),
+        ("read", bill.usage.cache_read.to_string()),
+        ("output", bill.usage.output.to_string()),
+        ("rows", rows.collect::<Vec<_>>().join("\n")),
+    ] {
+        page = page.replace(&format!("{{{{{name}}}}}"), &value);
+    }
+    Html(page)
+}
+
 async fn bill_reset(State(shared): State<Arc<Shared>>) -> Response {
     match shared.bill.reset() {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(error) => deliver::error_response(&deliver::internal(&error), "req_bill", None),
+        Err(error) => deliver::error_response(Dialect::Anthropic, &deliver::internal(&error), "req_bill"),
     }
 }
 
 async fn not_found() -> Response {
-    let error = ApiError { status: StatusCode::NOT_FOUND, kind: "not_found_error", message: "Not found".into() };
-    deliver::error_response(&error, "req_not_found", None)
+    let error = ApiError::new(StatusCode::NOT_FOUND, "not_found_error", "Not found");
+    deliver::error_response(Dialect::Anthropic, &error, "req_not_found")
+}
+
+/// Every model that has a price, in a list that clients of both dialects can read.
+async fn models(State(shared): State<Arc<Shared>>) -> Json<serde_json::Value> {
+    let models: Vec<_> = shared
+        .prices
+        .models()
+        .map(|id| serde_json::json!({"id": id, "type": "model", "object": "model", "display_name": id, "owned_by": "nobody"}))
+        .collect();
+    Json(serde_json::json!({"object": "list", "data": models, "has_more": false}))
+}
+
+/// The name of the endpoint that an address stands for.
+type Endpoint = Option<Path<String>>;
+
+async fn count_tokens(
+    State(shared): State<Arc<Shared>>,
+    endpoint: Endpoint,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let Ok(body) = body else { return deliver::too_large(Dialect::Anthropic, "req_count") };
+    let endpoint = endpoint.as_ref().map(|Path(name)| name.as_str());
+    match shared.count(endpoint, &headers, &body) {
+        Ok(tokens) => Json(serde_json::json!({"input_tokens": tokens})).into_response(),
+        Err(error) => deliver::error_response(Dialect::Anthropic, &error, "req_count"),
+    }
 }
 
 async fn messages(
+    state: State<Arc<Shared>>,
+    endpoint: Endpoint,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    respond(state, Dialect::Anthropic, endpoint, headers, body).await
+}
+
+async fn completions(
+    state: State<Arc<Shared>>,
+    endpoint: Endpoint,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    respond(state, Dialect::OpenAi, endpoint, headers, body).await
+}
+
+async fn respond(
     State(shared): State<Arc<Shared>>,
+    dialect: Dialect,
+    endpoint: Endpoint,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let number = shared.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let request_id = format!("req_fake_{number:08}");
-    let Ok(body) = body else { return deliver::too_large(&request_id) };
-    match shared.answer(number, &request_id, &headers, &body).await {
+    let Ok(body) = body else { return deliver::too_large(dialect, &request_id) };
+    let endpoint = endpoint.as_ref().map(|Path(name)| name.as_str());
+    let arrived = Arrived { dialect, endpoint, number, request_id: &request_id };
+    let mut response = match shared.answer(arrived, &headers, &body).await {
         Ok(response) => response,
-        Err(error) => deliver::error_response(&error, &request_id, None),
+        Err(error) => deliver::error_response(dialect, &error, &request_id),
+    };
+    if shared.is_limited {
+        shared.limiter.tell(dialect, response.headers_mut());
     }
+    response
 }

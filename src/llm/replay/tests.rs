@@ -217,13 +217,13 @@ async fn a_body_over_the_limit_is_refused_by_a_page_not_by_json() {
 /// What the client sees of a reply of 3000 bytes with this fault: status, events and whether the body broke.
 async fn struck(fault: Fault) -> (FakeServer, u16, Vec<u8>, bool) {
     let mut reply = Reply::new("x".repeat(3_000)).fault(fault);
-    if fault.takes_retry_after() {
+    if fault == Fault::Status429 {
         reply = reply.retry_after(7);
     }
     let server = serve(Script::new().reply("plan", reply)).await;
     let response = call(&server, &body("plan")).await;
     let status = response.status().as_u16();
-    assert_eq!(response.headers().get("retry-after").is_some(), fault.takes_retry_after(), "{fault:?}");
+    assert_eq!(response.headers().get("retry-after").is_some(), fault == Fault::Status429, "{fault:?}");
     let (bytes, broken) = received(response).await;
     (server, status, bytes, broken)
 }
@@ -231,17 +231,24 @@ async fn struck(fault: Fault) -> (FakeServer, u16, Vec<u8>, bool) {
 #[tokio::test]
 async fn status_faults_answer_without_a_reply_and_only_a_500_is_billed() {
     for (fault, expected, kind) in [
-        (Fault::Status429, 429, "rate_limit_error"),
-        (Fault::Status500, 500, "api_error"),
-        (Fault::Status529, 529, "overloaded_error"),
+        (Fault::Status400, 400, "invalid_request_error"),
         (Fault::Status401, 401, "authentication_error"),
+        (Fault::Status402, 402, "billing_error"),
+        (Fault::Status403, 403, "permission_error"),
+        (Fault::Status404, 404, "not_found_error"),
         (Fault::Html413, 413, ""),
+        (Fault::Status429, 429, "rate_limit_error"),
+        (Fault::SpendCap429, 429, "rate_limit_error"),
+        (Fault::Status500, 500, "api_error"),
+        (Fault::Html503, 503, ""),
+        (Fault::Status504, 504, "timeout_error"),
+        (Fault::Status529, 529, "overloaded_error"),
     ] {
         let (server, status, bytes, broken) = struck(fault).await;
         assert_eq!((status, broken), (expected, false));
         let error: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         assert_eq!(error["error"]["type"].as_str().unwrap_or(""), kind);
-        assert_eq!(server.bill().calls, u64::from(fault == Fault::Status500), "{fault:?}");
+        assert_eq!(server.bill().calls, u64::from(fault.is_billed()), "{fault:?}");
     }
 }
 
@@ -257,6 +264,15 @@ async fn faults_in_the_stream_look_as_they_should_and_are_billed_in_full() {
         (Fault::MaxTokens, 1_500, "message_stop", Some("max_tokens"), 1_000, false),
         (Fault::NoUsage, 3_000, "message_stop", Some("end_turn"), full, false),
         (Fault::Huge, 5_000_016, "message_stop", Some("end_turn"), 1_000, false),
+        (Fault::Utf8Split, 3_000, "message_stop", Some("end_turn"), full, false),
+        (Fault::Padded, 3_000, "message_stop", Some("end_turn"), full, false),
+        (Fault::SeveralUsages, 3_000, "message_stop", Some("end_turn"), full, false),
+        (Fault::LateHeaders, 3_000, "message_stop", Some("end_turn"), full, false),
+        (Fault::UsageOverBound, 3_000, "message_stop", Some("end_turn"), 2_000, false),
+        (Fault::ZeroUsage, 3_000, "message_stop", Some("end_turn"), 0, false),
+        (Fault::ToolCut, 0, "message_stop", Some("max_tokens"), 1_000, false),
+        (Fault::EmptyEndTurn, 0, "message_stop", Some("end_turn"), 2, false),
+        (Fault::OtherModel, 3_000, "message_stop", Some("end_turn"), full, false),
     ] {
         let (server, status, bytes, broken) = struck(fault).await;
         let events = events(&bytes);

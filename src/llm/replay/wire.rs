@@ -1,4 +1,4 @@
-//! Replies as bytes: server-sent events, one JSON document, or an error, exactly as the real API writes them.
+//! Replies as bytes of the Messages API: server-sent events or one JSON document, exactly as the real API writes them.
 //!
 //! Events are plain structs that borrow their text and are serialised straight into one buffer, so a reply costs one
 //! allocation that matters. Where a fault has to strike is remembered as an offset while writing, never searched for
@@ -6,6 +6,7 @@
 
 use serde::Serialize;
 
+use super::Fault;
 use super::script::Stop;
 use crate::protocol::Usage;
 
@@ -14,7 +15,10 @@ const DELTA_BYTES: (usize, usize) = (16, 4_096);
 /// A reply of middling size is told in about so many deltas.
 const DELTAS: usize = 32;
 /// The start of a two-byte character followed by a byte that cannot continue it.
-const NOT_UTF8: [u8; 2] = [0xC3, 0x28];
+pub(super) const NOT_UTF8: [u8; 2] = [0xC3, 0x28];
+
+/// A tool call's input, cut off.
+pub(super) const PARTIAL_JSON: &str = "{\"path\": \"a.py\", \"content\": \"impo";
 
 /// A reply, ready to be written.
 #[derive(Debug)]
@@ -28,8 +32,10 @@ pub(super) struct Outgoing<'a> {
     pub(super) usage: Usage,
     /// False leaves all token counts out.
     pub(super) reports_usage: bool,
-    /// Breaks the text's encoding.
-    pub(super) invalid_utf8: bool,
+    /// Tells the counts with every piece of the reply.
+    pub(super) running_usage: bool,
+    /// What goes wrong in the shape of the reply.
+    pub(super) fault: Option<Fault>,
 }
 
 /// A reply as server-sent events.
@@ -38,7 +44,9 @@ pub(super) struct Events {
     pub(super) bytes: Vec<u8>,
     /// End of the event with which half of the text is out.
     pub(super) half: usize,
-    /// Start of `message_stop`.
+    /// Start of the event that says why the reply ends.
+    pub(super) before_end: usize,
+    /// Start of the terminal event.
     pub(super) before_stop: usize,
 }
 
@@ -62,7 +70,12 @@ struct Message<'a> {
 enum Content<'a> {
     Thinking { thinking: &'a str, signature: &'a str },
     Text { text: &'a str },
+    ToolUse { id: &'a str, name: &'a str, input: Empty },
 }
+
+/// `{}`
+#[derive(Serialize)]
+struct Empty {}
 
 #[derive(Serialize)]
 struct StopDetails {
@@ -123,11 +136,6 @@ enum Event<'a> {
         usage: Option<WireUsage>,
     },
     MessageStop,
-    Error {
-        error: ErrorDetail<'a>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        request_id: Option<&'a str>,
-    },
 }
 
 #[derive(Serialize)]
@@ -135,21 +143,15 @@ enum Event<'a> {
 enum Delta<'a> {
     TextDelta { text: &'a str },
     SignatureDelta { signature: &'a str },
+    InputJsonDelta { partial_json: &'a str },
 }
 
 #[derive(Serialize)]
 struct Ending {
-    stop_reason: Stop,
+    stop_reason: Option<Stop>,
     stop_sequence: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_details: Option<StopDetails>,
-}
-
-#[derive(Serialize)]
-struct ErrorDetail<'a> {
-    #[serde(rename = "type")]
-    kind: &'a str,
-    message: &'a str,
 }
 
 impl Event<'_> {
@@ -162,13 +164,12 @@ impl Event<'_> {
             Self::ContentBlockStop { .. } => "content_block_stop",
             Self::MessageDelta { .. } => "message_delta",
             Self::MessageStop => "message_stop",
-            Self::Error { .. } => "error",
         }
     }
 }
 
 #[expect(clippy::expect_used, reason = "plain structs with string keys, written to memory: serialising cannot fail")]
-fn write_json(buffer: &mut Vec<u8>, value: &impl Serialize) {
+pub(super) fn write_json(buffer: &mut Vec<u8>, value: &impl Serialize) {
     serde_json::to_writer(buffer, value).expect("serialises");
 }
 
@@ -236,7 +237,7 @@ impl Outgoing<'_> {
         }
         let mut bytes = Vec::with_capacity(self.text.len() + 1_024);
         write_json(&mut bytes, &self.message(content, Some(self.stop), self.first_usage(self.usage.output, true)));
-        if self.invalid_utf8 {
+        if self.fault == Some(Fault::InvalidUtf8) {
             bytes.splice(1..1, NOT_UTF8);
         }
         bytes
@@ -244,7 +245,7 @@ impl Outgoing<'_> {
 
     /// The reply as server-sent events.
     pub(super) fn events(&self) -> Events {
-        let mut events = Events { bytes: Vec::with_capacity(self.text.len() * 5 / 4 + 4_096), half: 0, before_stop: 0 };
+        let mut events = Events { bytes: Vec::with_capacity(self.text.len() * 5 / 4 + 4_096), ..Events::default() };
         let out = &mut events.bytes;
         let message = self.message(Vec::new(), None, self.first_usage(1, false));
         write_event(out, &Event::MessageStart { message });
@@ -265,7 +266,20 @@ impl Outgoing<'_> {
             events.half = self.write_text(out, index);
             write_event(out, &Event::ContentBlockStop { index });
         }
-        let delta = Ending { stop_reason: self.stop, stop_sequence: None, stop_details: stop_details(self.stop) };
+        if self.fault == Some(Fault::ToolCut) {
+            let content_block = Content::ToolUse { id: "toolu_fake", name: "write_file", input: Empty {} };
+            write_event(out, &Event::ContentBlockStart { index, content_block });
+            let delta = Delta::InputJsonDelta { partial_json: PARTIAL_JSON };
+            write_event(out, &Event::ContentBlockDelta { index, delta });
+            events.half = out.len();
+        }
+        if self.fault == Some(Fault::SeveralUsages) {
+            let delta = Ending { stop_reason: None, stop_sequence: None, stop_details: None };
+            let usage = self.reports_usage.then(|| self.wire_usage(self.usage.output / 2, false));
+            write_event(out, &Event::MessageDelta { delta, usage });
+        }
+        events.before_end = out.len();
+        let delta = Ending { stop_reason: Some(self.stop), stop_sequence: None, stop_details: stop_details(self.stop) };
         let usage = self.reports_usage.then(|| self.wire_usage(self.usage.output, true));
         write_event(out, &Event::MessageDelta { delta, usage });
         events.before_stop = out.len();
@@ -275,45 +289,49 @@ impl Outgoing<'_> {
 
     /// Writes the text in deltas; returns the offset at which half of it is out.
     fn write_text(&self, out: &mut Vec<u8>, index: usize) -> usize {
-        let length = self.text.len();
-        let step = length.div_ceil(DELTAS).clamp(DELTA_BYTES.0, DELTA_BYTES.1).min(length.div_ceil(2)).max(1);
-        let (mut start, mut half) = (0, None);
-        while start < length {
-            let mut end = (start + step).min(length);
-            while !self.text.is_char_boundary(end) {
-                end += 1;
-            }
-            let delta = Delta::TextDelta { text: &self.text[start..end] };
+        let mut half = None;
+        for (end, text) in pieces(self.text) {
             let at = out.len();
-            write_event(out, &Event::ContentBlockDelta { index, delta });
-            let quote = out[at..].iter().rposition(|byte| *byte == b'"');
-            if let Some(quote) = quote.filter(|_| self.invalid_utf8 && start == 0) {
-                out.splice(at + quote..at + quote, NOT_UTF8);
-            }
-            start = end;
-            if start * 2 >= length {
+            write_event(out, &Event::ContentBlockDelta { index, delta: Delta::TextDelta { text } });
+            self.break_encoding(out, at, end == text.len());
+            if end * 2 >= self.text.len() {
                 half.get_or_insert(out.len());
             }
         }
         half.unwrap_or(out.len())
     }
+
+    /// Puts bytes that are not UTF-8 at the end of the last string since `at`, in the first piece only.
+    pub(super) fn break_encoding(&self, out: &mut Vec<u8>, at: usize, is_first: bool) {
+        if self.fault != Some(Fault::InvalidUtf8) || !is_first {
+            return;
+        }
+        if let Some(quote) = out[at..].iter().rposition(|byte| *byte == b'"') {
+            out.splice(at + quote..at + quote, NOT_UTF8);
+        }
+    }
+}
+
+/// The text in the pieces in which it is told, each with the offset of its end.
+pub(super) fn pieces(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let length = text.len();
+    let step = length.div_ceil(DELTAS).clamp(DELTA_BYTES.0, DELTA_BYTES.1).min(length.div_ceil(2)).max(1);
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        if start >= length {
+            return None;
+        }
+        let mut end = (start + step).min(length);
+        while !text.is_char_boundary(end) {
+            end += 1;
+        }
+        let piece = &text[start..end];
+        start = end;
+        Some((end, piece))
+    })
 }
 
 fn stop_details(stop: Stop) -> Option<StopDetails> {
     let explanation = "The scripted model declined to continue.";
     (stop == Stop::Refusal).then_some(StopDetails { kind: "refusal", category: None, explanation })
-}
-
-/// The body of an error response.
-pub(super) fn error_json(kind: &str, message: &str, request_id: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(256);
-    write_json(&mut bytes, &Event::Error { error: ErrorDetail { kind, message }, request_id: Some(request_id) });
-    bytes
-}
-
-/// An error in the middle of a stream.
-pub(super) fn error_event(kind: &str, message: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(256);
-    write_event(&mut bytes, &Event::Error { error: ErrorDetail { kind, message }, request_id: None });
-    bytes
 }

@@ -1,4 +1,4 @@
-//! Every promise of the six store traits, stated once and run on every backend.
+//! Every promise of the seven store traits, stated once and run on every backend.
 //!
 //! A case is an async function on a [`TestBackend`](crate::support::stores::TestBackend); `conformance!` makes one test of each
 //! case for the rooms that one backend has. To add a backend, give it a constructor and one line at the end of this file.
@@ -13,6 +13,7 @@ mod events;
 pub(crate) mod ledger;
 mod locks;
 mod model;
+mod rates;
 mod state;
 
 pub(crate) use ledger::request as reservation;
@@ -134,6 +135,24 @@ macro_rules! conformance {
             racing_owners_never_hold_together_and_never_hang,
         );
     };
+    (@room rates $open:path) => {
+        conformance!(@tests $open, rates:
+            a_key_without_limits_grants_everything,
+            a_limit_grants_the_bucket_and_then_as_fast_as_it_fills,
+            a_sliding_window_never_sees_more_than_the_limit,
+            all_meters_are_taken_from_or_none,
+            racing_takers_are_never_granted_more_than_there_is,
+            what_the_provider_said_holds_for_every_taker,
+            a_pause_holds_everybody_until_it_is_over,
+            corrections_count_even_when_nothing_is_taken,
+            keys_do_not_share_anything_and_are_listed_in_order,
+            a_breaker_opens_lets_trials_through_and_closes,
+            of_many_racing_for_trials_only_as_many_pass_as_there_are,
+            a_trial_whose_process_died_ends_with_its_lease,
+            random_steps_agree_with_the_shared_arithmetic,
+            what_is_no_key_is_refused,
+        );
+    };
     (@tests $open:path, $room:ident: $($case:ident),* $(,)?) => {
         mod $room {
             $(
@@ -147,6 +166,6 @@ macro_rules! conformance {
     };
 }
 
-conformance!(embedded, crate::support::stores::TestBackend::embedded: broker events artifacts state ledger model locks);
-conformance!(redis, crate::support::stores::TestBackend::redis: state ledger model locks);
-conformance!(distributed, crate::support::stores::TestBackend::distributed: broker events artifacts);
+conformance!(embedded, crate::support::stores::TestBackend::embedded: broker events artifacts state ledger model locks rates);
+conformance!(redis, crate::support::stores::TestBackend::redis: state ledger model locks rates);
+conformance!(distributed, crate::support::stores::TestBackend::distributed: broker events artifacts rates);

@@ -57,13 +57,14 @@ impl TestBackend {
         Self { backend, clock, instance, directory, servers: Vec::new(), nats: None, margin }
     }
 
-    /// State, ledger and locks on a Redis server of their own, the rest embedded.
+    /// State, ledger, locks and rates on a Redis server of their own, the rest embedded.
     pub(crate) async fn redis() -> Self {
         let mut test = Self::embedded().await;
         let server = RedisServer::start();
         let options = distributed_options(&server.url());
         let stores = redis::open(&options, &test.instance, Some(test.clock.clone())).await.expect("opens");
-        (test.backend.state, test.backend.ledger, test.backend.locks) = (stores.state, stores.ledger, stores.locks);
+        (test.backend.state, test.backend.ledger) = (stores.state, stores.ledger);
+        (test.backend.locks, test.backend.rates) = (stores.locks, stores.rates);
         test.servers.push(server);
         test
     }

@@ -1,0 +1,233 @@
+//! A reply put together from the chunks of a chat completion.
+//!
+//! Prompt tokens include the cached and the written ones here, so they are taken apart before anybody prices them. Usage
+//! counts as the total only when it came with or after the reason to stop; an earlier one is a running count, good for
+//! the input of a stream that is cut. Complete means that `[DONE]` arrived. Usage that this file cannot price exactly is
+//! reported as absent, so that it is charged by the reservation instead.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+use super::errors::WireError;
+use crate::llm::http::Assemble;
+use crate::llm::http::errors::short;
+use crate::llm::{LlmError, LlmReply, StopReason, is_same_model};
+use crate::protocol::Usage;
+
+/// No counter is larger than this; a thousand contexts of a million tokens.
+const MOST_TOKENS: u64 = 1_000_000_000;
+
+#[derive(Deserialize)]
+struct Chunk<'a> {
+    id: Option<String>,
+    model: Option<String>,
+    #[serde(borrow, default)]
+    choices: Vec<Choice<'a>>,
+    usage: Option<WireUsage>,
+    service_tier: Option<String>,
+    error: Option<WireError>,
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(default)]
+    index: u64,
+    #[serde(borrow, default)]
+    delta: Delta<'a>,
+    finish_reason: Option<String>,
+}
+
+/// Reasoning comes under several names and is not part of the answer.
+#[derive(Deserialize, Default)]
+struct Delta<'a> {
+    #[serde(borrow)]
+    content: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    refusal: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct WireUsage {
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    total_tokens: Option<u64>,
+    prompt_tokens_details: Option<PromptDetails>,
+}
+
+#[derive(Deserialize)]
+struct PromptDetails {
+    cached_tokens: Option<u64>,
+    cache_write_tokens: Option<u64>,
+}
+
+impl WireUsage {
+    /// By kind; `None` when a count is missing or they contradict one another. `writes`: tokens of unknown kind may have
+    /// been written to the cache, which is dearer.
+    fn split(&self, writes: bool) -> Option<Usage> {
+        let prompt = self.prompt_tokens?;
+        let details = self.prompt_tokens_details.as_ref();
+        let cached = details.and_then(|details| details.cached_tokens).unwrap_or(0);
+        let plain = prompt.checked_sub(cached)?;
+        let written = match details.and_then(|details| details.cache_write_tokens) {
+            Some(written) => written,
+            None if writes => plain,
+            None => 0,
+        };
+        // Some servers count reasoning only in the total.
+        let output = self.completion_tokens?.max(self.total_tokens.unwrap_or(0).saturating_sub(prompt));
+        let usage = Usage {
+            input: plain.checked_sub(written)?,
+            cache_write_5m: written,
+            cache_write_1h: 0,
+            cache_read: cached,
+            output,
+        };
+        (prompt.max(output) <= MOST_TOKENS).then_some(usage)
+    }
+}
+
+/// What has been said about tokens so far.
+#[derive(Debug, Clone, Copy)]
+enum Reported {
+    /// Before the end: only the input is final.
+    Running(Usage),
+    /// With or after the reason to stop.
+    Total(Usage),
+}
+
+/// Puts a reply together; take chunks in order until it is complete.
+#[derive(Debug)]
+pub(super) struct Assembler {
+    asked_model: String,
+    /// The model writes its cache unasked.
+    writes: bool,
+    max_bytes: usize,
+    text: String,
+    refusal: bool,
+    model: Option<String>,
+    id: Option<String>,
+    reported: Option<Reported>,
+    priced_otherwise: bool,
+    stop: Option<StopReason>,
+    complete: bool,
+}
+
+impl Assembler {
+    pub(super) fn new(asked_model: &str, writes: bool, max_bytes: usize) -> Self {
+        Self {
+            asked_model: asked_model.to_owned(),
+            writes,
+            max_bytes,
+            text: String::new(),
+            refusal: false,
+            model: None,
+            id: None,
+            reported: None,
+            priced_otherwise: false,
+            stop: None,
+            complete: false,
+        }
+    }
+
+    fn choice(&mut self, choice: &Choice<'_>) -> Result<(), LlmError> {
+        if choice.index != 0 {
+            return Err(malformed("it has more than the one choice that was asked for"));
+        }
+        self.refusal |= choice.delta.refusal.as_ref().is_some_and(|text| !text.is_empty());
+        if let Some(text) = &choice.delta.content {
+            if self.text.len() + text.len() > self.max_bytes {
+                return Err(malformed(&format!("its text is longer than {} bytes", self.max_bytes)));
+            }
+            self.text.push_str(text);
+        }
+        if let Some(reason) = &choice.finish_reason {
+            self.stop = Some(match reason.as_str() {
+                "error" => return Err(self.cut("the provider stopped with an error".into())),
+                "stop" => StopReason::EndTurn,
+                "length" => StopReason::MaxTokens,
+                "content_filter" => StopReason::Refusal(Some("content_filter".into())),
+                other => StopReason::Other(short(other)),
+            });
+        }
+        Ok(())
+    }
+
+    fn usage(&mut self, usage: &WireUsage) {
+        self.reported = match (usage.split(self.writes), &self.stop) {
+            (Some(usage), Some(_)) => Some(Reported::Total(usage)),
+            (Some(usage), None) => Some(Reported::Running(usage)),
+            // What cannot be read takes back what was known: it would be charged by a count that was not the last.
+            (None, _) => None,
+        };
+    }
+}
+
+impl Assemble for Assembler {
+    fn take(&mut self, data: &[u8]) -> Result<(), LlmError> {
+        if self.complete {
+            return Ok(());
+        }
+        if data.trim_ascii() == b"[DONE]" {
+            self.complete = true;
+            return Ok(());
+        }
+        let chunk: Chunk<'_> = serde_json::from_slice(data)
+            .map_err(|error| malformed(&format!("a chunk is not what it should be: {error}")))?;
+        if let Some(error) = chunk.error {
+            let (kind, message) = error.describe();
+            return Err(self.cut(format!("the provider reported {kind}: {message}")));
+        }
+        if let Some(model) = chunk.model.filter(|model| !model.is_empty()) {
+            self.model = Some(short(&model));
+        }
+        self.id = self.id.take().or(chunk.id.as_deref().map(short));
+        self.priced_otherwise |= chunk.service_tier.is_some_and(|tier| tier != "default" && tier != "standard");
+        for choice in &chunk.choices {
+            self.choice(choice)?;
+        }
+        if let Some(usage) = &chunk.usage {
+            self.usage(usage);
+        }
+        Ok(())
+    }
+
+    fn has_begun(&self) -> bool {
+        self.id.is_some() || self.model.is_some()
+    }
+
+    fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    fn cut(&self, reason: String) -> LlmError {
+        let is_asked = self.model.as_ref().is_some_and(|model| is_same_model(&self.asked_model, model));
+        let input = self.reported.filter(|_| is_asked && !self.priced_otherwise);
+        let input = input.map(|(Reported::Running(usage) | Reported::Total(usage))| Usage { output: 0, ..usage });
+        LlmError::Cut { reason, input }
+    }
+
+    fn ended(&self, content_type: Option<String>) -> LlmError {
+        let content_type = content_type.unwrap_or_default();
+        if !self.has_begun() && !content_type.starts_with("text/event-stream") {
+            return malformed(&format!("it is no event stream but {content_type:?}"));
+        }
+        self.cut("it ended before [DONE]".into())
+    }
+
+    fn finish(self, request_id: Option<String>) -> Result<LlmReply, LlmError> {
+        let (Some(model), Some(stop)) = (self.model, self.stop) else {
+            return Err(malformed("it does not say which model answered and why it stopped"));
+        };
+        let usage = match self.reported {
+            Some(Reported::Total(usage)) if !self.priced_otherwise => Some(usage),
+            _ => None,
+        };
+        let stop = if self.refusal { StopReason::Refusal(None) } else { stop };
+        Ok(LlmReply { text: self.text, stop, usage, model, request_id: request_id.or(self.id) })
+    }
+}
+
+fn malformed(reason: &str) -> LlmError {
+    LlmError::Malformed { reason: reason.to_owned() }
+}
