@@ -61,7 +61,6 @@ pub async fn open(
         ledger: Arc::new(ledger),
         locks: redis.locks,
         rates: redis.rates,
-        rates: redis.rates,
         clock: redis.clock,
         delivery_lease: options.nats.ack_wait,
     })
