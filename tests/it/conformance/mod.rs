@@ -168,4 +168,4 @@ macro_rules! conformance {
 
 conformance!(embedded, crate::support::stores::TestBackend::embedded: broker events artifacts state ledger model locks rates);
 conformance!(redis, crate::support::stores::TestBackend::redis: state ledger model locks rates);
-conformance!(distributed, crate::support::stores::TestBackend::distributed: broker events artifacts rates);
+conformance!(distributed, crate::support::stores::TestBackend::distributed: broker events artifacts);
