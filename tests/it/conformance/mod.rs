@@ -14,6 +14,7 @@ mod ledger;
 mod locks;
 mod model;
 mod state;
+mod twins;
 
 pub(crate) use ledger::request as reservation;
 

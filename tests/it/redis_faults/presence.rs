@@ -8,7 +8,7 @@ use super::*;
 
 fn quick(server: &RedisServer) -> DistributedOptions {
     let mut options = distributed_options(&server.url());
-    (options.redis.beat, options.redis.dead_after) = (Duration::from_millis(50), Duration::from_millis(600));
+    (options.redis.beat, options.redis.dead_after) = (Duration::from_millis(50), s(2));
     options
 }
 
@@ -91,7 +91,7 @@ async fn death_is_judged_by_the_stores_clock_and_the_long_dead_are_forgotten() {
     drop(redis::open(&options, &dead, Some(clock.clone())).await.unwrap());
     put(&*survivor.state, &format!("fleet/worker/{dead}"), Expected::Any, "its card").await.unwrap();
     let start = survivor.state.snapshot("").await.unwrap().revision;
-    clock.advance(s(1));
+    clock.advance(s(2));
     let buried = until(&*survivor.state, &dead, true, start).await;
     clock.advance(s(3_700));
     let found = survivor.state.changes("fleet/", buried, 2, SOON).await.unwrap();
