@@ -4,7 +4,7 @@
 //! (its steps are idempotent, so they are repeated while there is time). Nothing above this room reads an error's text,
 //! and no text made here may hold a credential.
 
-use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{ErrorKind, RedisError, Value};
 
 use crate::backend::BackendError;
 
@@ -27,23 +27,27 @@ pub(super) enum Verdict {
 
 /// Judges `error`.
 pub(super) fn verdict(error: &RedisError) -> Verdict {
-    match error.kind() {
-        ErrorKind::Io | ErrorKind::Parse | ErrorKind::Server(ServerErrorKind::ReadOnly) => Verdict::Reconnect,
-        ErrorKind::Server(
-            ServerErrorKind::BusyLoading
-            | ServerErrorKind::TryAgain
-            | ServerErrorKind::ClusterDown
-            | ServerErrorKind::MasterDown,
-        ) => Verdict::Wait,
-        _ if is_full_of_clients(error) => Verdict::Reconnect,
-        _ if matches!(error.code(), Some("BUSY" | "NOREPLICAS")) => Verdict::Wait,
+    if matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse) {
+        return Verdict::Reconnect;
+    }
+    match code(error) {
+        Some("READONLY") => Verdict::Reconnect,
+        Some("LOADING" | "BUSY" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN" | "NOREPLICAS") => Verdict::Wait,
+        // The server closes the connection after saying this.
+        _ if error.detail().is_some_and(|detail| detail.contains("max number of clients")) => Verdict::Reconnect,
         _ => Verdict::Final,
     }
 }
 
-/// The server closes the connection after saying this.
-fn is_full_of_clients(error: &RedisError) -> bool {
-    error.detail().is_some_and(|detail| detail.contains("max number of clients"))
+/// The error's code. Before version 7 the server wraps what a command in a script has met: `ERR Error running script (…):
+/// @user_script:57: -OOM command not allowed …`.
+fn code(error: &RedisError) -> Option<&str> {
+    let wrapped = || {
+        let words = error.detail()?.split_whitespace();
+        let mut codes = words.filter_map(|word| word.strip_prefix('-'));
+        codes.find(|code| code.len() > 1 && code.chars().all(|letter| letter.is_ascii_uppercase()))
+    };
+    error.code().map(|code| if code == "ERR" { wrapped().unwrap_or(code) } else { code })
 }
 
 /// What the caller is told about `error` of the server at `address`.
@@ -53,21 +57,18 @@ pub(super) fn classify(error: &RedisError, address: &str) -> BackendError {
         return BackendError::Unavailable { store: STORE, reason };
     }
     let refused = |field, why| BackendError::Invalid { field, why };
-    let storage = || BackendError::Storage { what: format!("{STORE} at {address}"), reason: error.to_string() };
-    match error.kind() {
-        ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm) => {
-            refused(LOGIN, format!("the server at {address} refuses it: {error}"))
-        }
-        ErrorKind::InvalidClientConfig => refused("redis.url", reason),
-        ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::CrossSlot) => {
+    let login = || refused(LOGIN, format!("the server at {address} refuses it: {error}"));
+    match (error.kind(), code(error)) {
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => login(),
+        (ErrorKind::InvalidClientConfig, _) => refused("redis.url", reason),
+        (_, Some("MOVED" | "ASK" | "CROSSSLOT")) => {
             refused("redis.url", format!("{address} is a node of a cluster; name a server that holds all keys"))
         }
-        _ => match error.code() {
-            Some("NOAUTH" | "WRONGPASS") => refused(LOGIN, format!("the server at {address} refuses it: {error}")),
-            Some("OOM" | "MISCONF") => storage(),
-            Some("DATALOST") => lost(error.detail().unwrap_or("none"), address),
-            _ => BackendError::Corrupt { what: format!("the data in {STORE}"), why: reason },
-        },
+        (_, Some("OOM" | "MISCONF")) => {
+            BackendError::Storage { what: format!("{STORE} at {address}"), reason: error.to_string() }
+        }
+        (_, Some("DATALOST")) => lost(error.detail().unwrap_or("none"), address),
+        _ => BackendError::Corrupt { what: format!("the data in {STORE}"), why: reason },
     }
 }
 
@@ -91,7 +92,7 @@ pub(super) fn unexpected(value: &Value) -> BackendError {
 
 #[cfg(test)]
 mod tests {
-    use redis::make_extension_error;
+    use redis::{ServerErrorKind, make_extension_error};
 
     use super::*;
     use crate::error::Coded;
@@ -112,6 +113,10 @@ mod tests {
         assert_eq!(code(&server("BUSY", "a script runs")), "CS-STORE-001");
         assert_eq!(code(&server("DATALOST", "none")), "CS-STORE-010");
         assert_eq!(code(&server("WRONGTYPE", "no")), "CS-STORE-006");
+        let wrapped = |inner| format!("Error running script (call to f_1): @user_script:57: -{inner} not now -");
+        assert_eq!(code(&server("ERR", &wrapped("OOM"))), "CS-STORE-008");
+        assert_eq!(code(&server("ERR", &wrapped("READONLY"))), "CS-STORE-001");
+        assert_eq!(code(&server("ERR", "attempt to index a nil value")), "CS-STORE-006");
         assert_eq!(code(&std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()), "CS-STORE-001");
     }
 

@@ -73,13 +73,15 @@ fn kind(text: &str) -> Result<EntryKind, BackendError> {
 
 fn read_entry(value: Value) -> Result<Entry, BackendError> {
     let (id, fields) = entry(value)?;
-    let field = |name: &str| {
-        let found = fields.iter().find(|(known, _)| known == name).map(|(_, value)| value);
-        let value = found.ok_or_else(|| unexpected(&Value::SimpleString(format!("an entry without {name}"))))?;
-        text(Value::BulkString(value.to_vec()))
+    // What is zero or empty is left out.
+    let some = |name: &str| {
+        let found = fields.iter().find(|(known, _)| known == name).map(|(_, value)| value.to_vec());
+        let found = found.map(|value| text(Value::BulkString(value))).transpose()?;
+        Ok::<_, BackendError>(found.filter(|text| !text.is_empty()))
     };
-    let some = |name: &str| field(name).map(|text| Some(text).filter(|text| !text.is_empty()));
-    let number = |name: &str| field(name).and_then(|text| parsed::<u64>(&text));
+    let field =
+        |name: &str| some(name)?.ok_or_else(|| unexpected(&Value::SimpleString(format!("an entry without {name}"))));
+    let number = |name: &str| some(name)?.map_or(Ok(0), |text| parsed::<u64>(&text));
     Ok(Entry {
         id,
         at: Timestamp(parsed(&field("at")?)?),
@@ -98,7 +100,7 @@ fn read_entry(value: Value) -> Result<Entry, BackendError> {
             cache_read: number("cache_read")?,
             output: number("output")?,
         },
-        note: field("note")?,
+        note: some("note")?.unwrap_or_default(),
     })
 }
 

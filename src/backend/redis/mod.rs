@@ -148,14 +148,9 @@ pub(super) async fn connect(
     instance: &InstanceId,
     clock: Option<Clock>,
 ) -> Result<RedisStores, BackendError> {
-    let address = || survey::connection_info(&options.redis).map(|info| info.addr().to_string());
-    match tokio::time::timeout(OPEN_TIMEOUT, start(options, instance, clock)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(BackendError::Unavailable {
-            store: fault::STORE,
-            reason: format!("{} did not get ready within {} s", address()?, OPEN_TIMEOUT.as_secs()),
-        }),
-    }
+    let address = survey::connection_info(&options.redis)?.addr().to_string();
+    let starting = tokio::time::timeout(OPEN_TIMEOUT, start(options, instance, clock));
+    starting.await.unwrap_or_else(|_| Err(survey::not_ready(&address)))
 }
 
 async fn start(

@@ -5,6 +5,7 @@
 //! | `beats` | sorted set of living processes by when they last said so |
 //! | `dying` | those found silent, by when somebody else may bury them if the present one does not finish |
 //! | `dead` | those buried, by when; forgotten after an hour |
+//! | `deaf` | when nobody at all had been heard for a while: the server was away, and silence before that proves nothing |
 //!
 //! Burying has several steps in several places, each idempotent: reservations become spent, leases and places in queues
 //! end, and `fleet/instance/<id>` says dead, in this order, so that whoever reads "dead" finds the rest done. Silence proves

@@ -9,16 +9,19 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Cmd, ConnectionInfo, IntoConnectionInfo, RedisError, Value, cmd};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::fault::classify;
+use super::fault::{STORE, Verdict, classify, verdict};
 use super::link::config;
 use super::{RedisOptions, Space};
 use crate::backend::BackendError;
-use crate::backend::distributed::DistributedOptions;
+use crate::backend::distributed::{DistributedOptions, OPEN_TIMEOUT};
 
 /// Oldest version that has every command in use (`ZADD … LT`, exclusive ranges).
 const OLDEST_VERSION: (u32, u32) = (6, 2);
+
+/// Pause between questions to a server that cannot answer yet.
+const LOADING_PAUSE: Duration = Duration::from_millis(50);
 
 /// Requests from which the latency is taken.
 const PROBES: usize = 5;
@@ -137,7 +140,16 @@ fn is_too_old(version: &str) -> bool {
 /// are wrong.
 pub async fn survey(options: &DistributedOptions) -> Result<RedisFacts, BackendError> {
     let info = connection_info(&options.redis)?;
-    inspect(info, options.redis.request_timeout, &Space::new(&options.namespace)).await
+    let address = info.addr().to_string();
+    let space = Space::new(&options.namespace);
+    let inspecting = timeout(OPEN_TIMEOUT, inspect(info, options.redis.request_timeout, &space));
+    inspecting.await.unwrap_or_else(|_| Err(not_ready(&address)))
+}
+
+/// The server is there but has not got ready to answer in time.
+pub(super) fn not_ready(address: &str) -> BackendError {
+    let reason = format!("{address} did not get ready within {} s", OPEN_TIMEOUT.as_secs());
+    BackendError::Unavailable { store: STORE, reason }
 }
 
 /// Connects once, without patience for a server that is not there, and asks.
@@ -180,8 +192,14 @@ pub(super) async fn inspect(
     })
 }
 
+/// Asks until the server can answer: one that has just been started reads its data first.
 async fn ask<T: redis::FromRedisValue>(connection: &mut MultiplexedConnection, command: Cmd) -> Result<T, RedisError> {
-    command.query_async(connection).await
+    loop {
+        match command.query_async(connection).await {
+            Err(error) if verdict(&error) == Verdict::Wait => sleep(LOADING_PAUSE).await,
+            outcome => return outcome,
+        }
+    }
 }
 
 async fn latency(connection: &mut MultiplexedConnection) -> Result<Duration, RedisError> {

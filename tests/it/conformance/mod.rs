@@ -10,11 +10,13 @@ mod artifacts;
 mod broker;
 mod embedded_only;
 mod events;
+mod expiry;
 pub(crate) mod ledger;
 mod locks;
 mod model;
 mod rates;
 mod state;
+mod twins;
 
 pub(crate) use ledger::request as reservation;
 
@@ -108,6 +110,12 @@ macro_rules! conformance {
             entries_can_be_picked_by_agent_model_and_time,
         );
     };
+    (@room expiry $open:path) => {
+        conformance!(@tests $open, expiry:
+            any_number_of_reservations_expires_at_once,
+            expiring_names_all_of_them,
+        );
+    };
     (@room model $open:path) => {
         conformance!(@tests $open, model:
             random_steps_agree_with_a_naive_model_and_keep_the_invariant,
@@ -166,6 +174,6 @@ macro_rules! conformance {
     };
 }
 
-conformance!(embedded, crate::support::stores::TestBackend::embedded: broker events artifacts state ledger model locks rates);
-conformance!(redis, crate::support::stores::TestBackend::redis: state ledger model locks rates);
+conformance!(embedded, crate::support::stores::TestBackend::embedded: broker events artifacts state ledger expiry model locks rates);
+conformance!(redis, crate::support::stores::TestBackend::redis: state ledger expiry model locks rates);
 conformance!(distributed, crate::support::stores::TestBackend::distributed: broker events artifacts);

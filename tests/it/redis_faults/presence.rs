@@ -8,7 +8,7 @@ use super::*;
 
 fn quick(server: &RedisServer) -> DistributedOptions {
     let mut options = distributed_options(&server.url());
-    (options.redis.beat, options.redis.dead_after) = (Duration::from_millis(50), Duration::from_millis(600));
+    (options.redis.beat, options.redis.dead_after) = (Duration::from_millis(50), s(2));
     options
 }
 
@@ -91,10 +91,55 @@ async fn death_is_judged_by_the_stores_clock_and_the_long_dead_are_forgotten() {
     drop(redis::open(&options, &dead, Some(clock.clone())).await.unwrap());
     put(&*survivor.state, &format!("fleet/worker/{dead}"), Expected::Any, "its card").await.unwrap();
     let start = survivor.state.snapshot("").await.unwrap().revision;
-    clock.advance(s(1));
-    let buried = until(&*survivor.state, &dead, true, start).await;
+    // In steps, as time goes by: after a leap it would be the server that had not listened.
+    let (key, mut buried) = (presence::key(&dead), None);
+    for _ in 0..100 {
+        clock.advance(Duration::from_millis(400));
+        let found = survivor.state.changes(&key, start, 1, Duration::from_millis(100)).await.unwrap();
+        if let Some(change) = found.first() {
+            assert!(presence::is_dead(change.entry.value.as_ref().unwrap()));
+            buried = Some(change.revision);
+            break;
+        }
+    }
+    let buried = buried.expect("it is found dead");
     clock.advance(s(3_700));
     let found = survivor.state.changes("fleet/", buried, 2, SOON).await.unwrap();
     let gone: Vec<_> = found.iter().map(|change| (change.entry.key.clone(), change.entry.value.is_none())).collect();
     assert_eq!(gone, [(presence::key(&dead), true), (format!("fleet/worker/{dead}"), true)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_dies_of_a_server_that_was_away_for_longer_than_any_silence() {
+    let mut server = RedisServer::start();
+    let mut options = quick(&server);
+    options.redis.dead_after = Duration::from_millis(500);
+    let mut processes = Vec::new();
+    for _ in 0..3 {
+        processes.push(open(&options).await);
+    }
+    server.kill();
+    tokio::time::sleep(options.redis.dead_after * 3).await;
+    server.start_again();
+    // Until every one of them has been heard again, and again after as long as silence may last.
+    for _ in 0..2 {
+        let now = processes[0].0.clock.now().0;
+        for (_, instance) in &processes {
+            let heard = || {
+                let score = server.command(&format!("ZSCORE test:{{presence}}:beats {instance}"));
+                ::redis::from_redis_value::<Option<i64>>(score).unwrap().unwrap_or(0)
+            };
+            let again = async {
+                while heard() <= now {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::time::timeout(SOON, again).await.expect("it says again that it lives");
+        }
+        tokio::time::sleep(options.redis.dead_after * 2).await;
+    }
+    for (stores, instance) in &processes {
+        let past = stores.state.history(&presence::key(instance), 9).await.unwrap();
+        assert_eq!(past.len(), 1, "{instance} was taken for dead: {past:?}");
+    }
 }

@@ -162,3 +162,43 @@ async fn a_feed_that_is_followed_too_late_says_so_and_a_history_keeps_the_newest
     let versions: Vec<_> = history.iter().map(|past| past.version).collect();
     assert_eq!(versions, (111..=210).rev().collect::<Vec<u64>>());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_still_reads_its_data_is_waited_for() {
+    let mut server = RedisServer::start();
+    let (before, _) = open(&distributed_options(&server.url())).await;
+    limit(&*before.ledger, 100).await;
+    let client = ::redis::Client::open(server.url()).unwrap();
+    let mut ballast = ::redis::pipe();
+    (0..4_000).for_each(|number| drop(ballast.set(format!("ballast-{number}"), number)));
+    ballast.exec(&mut client.get_connection().unwrap()).unwrap();
+    server.kill();
+    // 300 µs for each of them, and a look at its clients after every 1,024.
+    server.start_again_with(&["--key-load-delay", "300"]);
+    let (after, _) = open(&distributed_options(&server.url())).await;
+    assert_eq!(reserve(&*after.ledger, "a", 60).await.unwrap(), ReserveOutcome::Granted);
+    assert_eq!(
+        reserve(&*before.ledger, "b", 60).await.unwrap(),
+        ReserveOutcome::Refused { scope: scope(), available: usd(40) }
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_memory_is_full_refuses_writes_whole_and_says_what_to_do() {
+    use codeswarm::error::Coded;
+    let (server, stores) = start().await;
+    limit(&*stores.ledger, 100).await;
+    server.command("CONFIG SET maxmemory 1");
+    for outcome in [
+        reserve(&*stores.ledger, "a", 10).await.map(drop),
+        put(&*stores.state, "k", Expected::Any, "v").await.map(drop),
+    ] {
+        let error = outcome.expect_err("the memory is full");
+        assert!(matches!(error, BackendError::Storage { .. }), "{error}");
+        assert!(error.remedy().contains("free space"), "{}", error.remedy());
+    }
+    assert_eq!(balance(&*stores.ledger).await.reserved, usd(0), "reading goes on");
+    server.command("CONFIG SET maxmemory 0");
+    assert_eq!(reserve(&*stores.ledger, "a", 10).await.unwrap(), ReserveOutcome::Granted);
+    assert_eq!(put(&*stores.state, "k", Expected::Absent, "v").await.unwrap(), 1);
+}

@@ -1,18 +1,18 @@
 -- What the ledger's scripts share. KEYS[1] is the prefix, ARGV[2] the epoch that the caller has seen: a server that holds
 -- another one, or none, has lost its data, and nothing may be counted from zero.
 -- Amounts are whole micro-dollars in doubles, exact up to 2^53, and written without exponents.
-local P = KEYS[1]
+-- Numbers are turned into strings here, because the server does that more slowly.
+local P, call, format = KEYS[1], redis.call, string.format
 local MAX_MONEY, EXPIRED_PER_CALL = 9007199254740992, 64
 
-local epoch = redis.call('GET', P .. ':epoch')
+local epoch = call('GET', P .. ':epoch')
 if epoch ~= ARGV[2] then return redis.error_reply('DATALOST ' .. (epoch or 'none')) end
 
-local NO_USAGE = { 0, 0, 0, 0, 0 }
-
-local function whole(amount) return string.format('%.0f', amount) end
+local function whole(amount) return format('%.0f', amount) end
+local at = whole(now)
 
 local function load_scope(name)
-    local found = redis.call('HMGET', P .. ':scope:' .. name, 'limit', 'spent', 'reserved', 'hold_back', 'frozen')
+    local found = call('HMGET', P .. ':scope:' .. name, 'limit', 'spent', 'reserved', 'hold_back', 'frozen')
     return {
         name = name,
         limit = tonumber(found[1]),
@@ -37,18 +37,28 @@ local function balance(scope)
         whole(scope.hold_back), scope.frozen and '1' or '0'
 end
 
--- Adds a line to the record, and to the list of its job. about: job, task, agent type, model; empty for none.
+-- Adds a line to the record, and to the list of its job. about: job, task, agent type, model; empty for none. What is zero
+-- or empty is left out.
 local function enter(kind, reservation, about, reserved, charged, usage, note)
-    local id = whole(redis.call('INCR', P .. ':entry')) .. '-0'
-    redis.call('XADD', P .. ':entries', id, 'at', now, 'kind', kind, 'reservation', reservation, 'job', about[1],
-        'task', about[2], 'agent', about[3], 'model', about[4], 'reserved', whole(reserved), 'charged', whole(charged),
-        'input', usage[1], 'cache_write_5m', usage[2], 'cache_write_1h', usage[3], 'cache_read', usage[4],
-        'output', usage[5], 'note', note)
-    if about[1] ~= '' then redis.call('XADD', P .. ':entries:' .. about[1], id, 'kind', kind) end
+    local id = whole(call('INCR', P .. ':entry')) .. '-0'
+    if usage then
+        call('XADD', P .. ':entries', id, 'at', at, 'kind', kind, 'reservation', reservation, 'job', about[1],
+            'task', about[2], 'agent', about[3], 'model', about[4], 'reserved', reserved, 'charged', charged,
+            'note', note, 'input', usage[1], 'cache_write_5m', usage[2], 'cache_write_1h', usage[3],
+            'cache_read', usage[4], 'output', usage[5])
+    elseif note then
+        call('XADD', P .. ':entries', id, 'at', at, 'kind', kind, 'reservation', reservation, 'job', about[1],
+            'task', about[2], 'agent', about[3], 'model', about[4], 'reserved', reserved, 'charged', charged,
+            'note', note)
+    else
+        call('XADD', P .. ':entries', id, 'at', at, 'kind', kind, 'reservation', reservation, 'job', about[1],
+            'task', about[2], 'agent', about[3], 'model', about[4], 'reserved', reserved)
+    end
+    if about[1] ~= '' then call('XADD', P .. ':entries:' .. about[1], id, 'kind', kind) end
 end
 
 local function load_reservation(id)
-    local found = redis.call('HMGET', P .. ':reservation:' .. id, 'state', 'amount', 'charged', 'overrun', 'until',
+    local found = call('HMGET', P .. ':reservation:' .. id, 'state', 'amount', 'charged', 'overrun', 'until',
         'scopes', 'job', 'task', 'agent', 'model')
     if not found[1] then return nil end
     return {
@@ -90,16 +100,16 @@ local function close(reservation, state, charge, usage)
         local name = P .. ':scope:' .. scope.name
         -- An overrun freezes what it is charged to, but no window: tomorrow's is another one.
         if overrun and not string.find(scope.name, '^account/') then
-            redis.call('HSET', name, 'spent', whole(spent), 'reserved', whole(reserved), 'frozen', 1)
+            call('HSET', name, 'spent', whole(spent), 'reserved', whole(reserved), 'frozen', 1)
         else
-            redis.call('HSET', name, 'spent', whole(spent), 'reserved', whole(reserved))
+            call('HSET', name, 'spent', whole(spent), 'reserved', whole(reserved))
         end
     end
-    redis.call('HSET', P .. ':reservation:' .. reservation.id, 'state', state, 'charged', whole(charge),
+    call('HSET', P .. ':reservation:' .. reservation.id, 'state', state, 'charged', whole(charge),
         'overrun', overrun and 1 or 0)
-    if before == 'open' then redis.call('ZREM', P .. ':open', reservation.id) end
+    if before == 'open' then call('ZREM', P .. ':open', reservation.id) end
     local kind, note = note_of(state, before, overrun)
-    enter(kind, reservation.id, reservation.about, reservation.amount, charge, usage, note)
+    enter(kind, reservation.id, reservation.about, whole(reservation.amount), whole(charge), usage, note)
     reservation.state, reservation.charged, reservation.overrun = state, charge, overrun
 end
 
@@ -107,7 +117,7 @@ end
 local function current(id)
     local reservation = load_reservation(id)
     if reservation and reservation.state == 'open' and reservation.ends <= now then
-        close(reservation, 'expired', reservation.amount, NO_USAGE)
+        close(reservation, 'expired', reservation.amount)
     end
     return reservation
 end
@@ -115,9 +125,9 @@ end
 -- Turns overdue reservations into spending, a bounded number per call: until then they count as reserved, which the
 -- limits hold against in the same way. Answers their ids, and 1 when more may be due.
 local function expire_due()
-    local due = redis.call('ZRANGEBYSCORE', P .. ':open', '-inf', now, 'LIMIT', 0, EXPIRED_PER_CALL)
+    local due = call('ZRANGEBYSCORE', P .. ':open', '-inf', at, 'LIMIT', 0, EXPIRED_PER_CALL)
     for _, id in ipairs(due) do
-        if not current(id) then redis.call('ZREM', P .. ':open', id) end
+        if not current(id) then call('ZREM', P .. ':open', id) end
     end
     return due, #due == EXPIRED_PER_CALL and 1 or 0
 end

@@ -2,7 +2,7 @@
 -- (empty: no limit), note, job of the scope, 1 when nothing may be spent in it without a limit. Answers 1 and the balance, or 0 and a limit that cannot be held.
 expire_due()
 local request, what, amount = ARGV[3], ARGV[5], tonumber(ARGV[6])
-local recorded = redis.call('HMGET', P .. ':adjustment:' .. request, 'limit', 'spent', 'reserved', 'hold_back', 'frozen')
+local recorded = call('HMGET', P .. ':adjustment:' .. request, 'limit', 'spent', 'reserved', 'hold_back', 'frozen')
 if recorded[2] then return { 1, recorded[1] or '', recorded[2], recorded[3], recorded[4], recorded[5] } end
 local scope = load_scope(ARGV[4])
 if what == 'limit' then
@@ -18,9 +18,9 @@ end
 if scope.limit and scope.limit > MAX_MONEY then return { 0, whole(scope.limit) } end
 local limit, spent, reserved, hold_back, frozen = balance(scope)
 local name = P .. ':scope:' .. scope.name
-redis.call('HSET', name, 'spent', spent, 'reserved', reserved, 'hold_back', hold_back, 'frozen', frozen)
-if scope.limit then redis.call('HSET', name, 'limit', limit) else redis.call('HDEL', name, 'limit') end
-redis.call('HSET', P .. ':adjustment:' .. request, 'limit', limit, 'spent', spent, 'reserved', reserved,
+call('HSET', name, 'spent', spent, 'reserved', reserved, 'hold_back', hold_back, 'frozen', frozen)
+if scope.limit then call('HSET', name, 'limit', limit) else call('HDEL', name, 'limit') end
+call('HSET', P .. ':adjustment:' .. request, 'limit', limit, 'spent', spent, 'reserved', reserved,
     'hold_back', hold_back, 'frozen', frozen)
-enter('adjust', request, { ARGV[8], '', '', '' }, 0, 0, NO_USAGE, ARGV[7])
+enter('adjust', request, { ARGV[8], '', '', '' }, '0', '0', nil, ARGV[7])
 return { 1, limit, spent, reserved, hold_back, frozen }

@@ -14,10 +14,10 @@ local function is_wanted(fields)
 end
 
 local list = job == '' and P .. ':entries' or P .. ':entries:' .. job
-local found = redis.call('XRANGE', list, ARGV[3], '+', 'COUNT', looks)
+local found = call('XRANGE', list, ARGV[3], '+', 'COUNT', looks)
 if #found == looks then answer[2] = found[looks][1] end
 for _, entry in ipairs(found) do
-    if job ~= '' then entry = redis.call('XRANGE', P .. ':entries', entry[1], entry[1])[1] end
+    if job ~= '' then entry = call('XRANGE', P .. ':entries', entry[1], entry[1])[1] end
     if is_wanted(entry[2]) then
         answer[#answer + 1] = entry
         if #answer == wanted + 2 then

@@ -2,10 +2,10 @@
 -- Answers how many.
 local dead, count = ARGV[3], 0
 for i = 4, #ARGV do
-    local of = redis.call('HMGET', P .. ':reservation:' .. ARGV[i], 'instance', 'process')
+    local of = call('HMGET', P .. ':reservation:' .. ARGV[i], 'instance', 'process')
     local reservation = (of[1] == dead or of[2] == dead) and current(ARGV[i])
     if reservation and reservation.state == 'open' then
-        close(reservation, 'expired', reservation.amount, NO_USAGE)
+        close(reservation, 'expired', reservation.amount)
         count = count + 1
     end
 end

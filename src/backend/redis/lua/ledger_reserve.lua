@@ -5,7 +5,7 @@
 expire_due()
 local id, amount, first = ARGV[3], tonumber(ARGV[4]), 13
 local name = P .. ':reservation:' .. id
-if redis.call('EXISTS', name) == 1 then return { 1 } end
+if call('EXISTS', name) == 1 then return { 1 } end
 local scopes, names = {}, {}
 for i = first, #ARGV do
     local place = i - first + 1
@@ -23,12 +23,12 @@ for i, scope in ipairs(scopes) do
     end
 end
 for _, scope in ipairs(scopes) do
-    redis.call('HSET', P .. ':scope:' .. scope.name, 'reserved', whole(math.min(MAX_MONEY, scope.reserved + amount)))
+    call('HSET', P .. ':scope:' .. scope.name, 'reserved', whole(math.min(MAX_MONEY, scope.reserved + amount)))
 end
-local ends = now + tonumber(ARGV[5])
-redis.call('HSET', name, 'state', 'open', 'amount', ARGV[4], 'until', whole(ends),
+local ends = whole(now + tonumber(ARGV[5]))
+call('HSET', name, 'state', 'open', 'amount', ARGV[4], 'until', ends,
     'scopes', table.concat(names, '\n'), 'instance', ARGV[7], 'process', ARGV[8], 'job', ARGV[9], 'task', ARGV[10],
     'agent', ARGV[11], 'model', ARGV[12])
-redis.call('ZADD', P .. ':open', ends, id)
-enter('reserve', id, { ARGV[9], ARGV[10], ARGV[11], ARGV[12] }, amount, 0, NO_USAGE, '')
+call('ZADD', P .. ':open', ends, id)
+enter('reserve', id, { ARGV[9], ARGV[10], ARGV[11], ARGV[12] }, ARGV[4])
 return { 1 }

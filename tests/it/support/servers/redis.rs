@@ -148,6 +148,12 @@ impl RedisServer {
         assert!(self.is_ready(), "redis-server does not start again: {}", self.log());
     }
 
+    /// The same with more options from now on.
+    pub(crate) fn start_again_with(&mut self, arguments: &[&str]) {
+        self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self.start_again();
+    }
+
     /// Sends a signal by its name without SIG, for example `STOP`.
     pub(crate) fn signal(&self, name: &str) {
         // The shell's own `kill` is the one that is always there.
