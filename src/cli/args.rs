@@ -20,7 +20,7 @@ pub(super) struct Cli {
 /// Options every command takes.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Common {
-    /// Directory that holds jobs, money and artifacts.
+    /// Directory that holds jobs, money and artifacts, when no servers do.
     #[arg(long, global = true, value_name = "DIR", default_value = ".codeswarm", env = "CODESWARM_DATA")]
     pub(super) data: PathBuf,
     /// Configuration file; codeswarm.toml in the current directory if it exists.

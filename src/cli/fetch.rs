@@ -42,7 +42,7 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: FetchArgs) -> Re
     }
     match format {
         FetchFormat::Dir => {
-            directory(&backend, &watched.job, features.as_slice(), &args.out, OutputMode::Directory).await.map(drop)?
+            directory(&backend, &watched.job, &features, &args.out, OutputMode::Directory).await.map(drop)?;
         }
         FetchFormat::Tar => archive(&backend, &features, &args.out).await?,
         FetchFormat::GitBundle => bundle(&backend, &watched.job, &features, &args.out).await?,

@@ -18,10 +18,14 @@ pub(super) type Flag = (&'static str, &'static str, String);
 
 /// Reads the configuration with the flags of a command.
 pub(super) fn settings(common: &Common, flags: Vec<Flag>) -> Result<Loaded, Failure> {
-    let backend = common.backend.clone().map(|kind| ("--backend", "storage.backend", kind));
-    let flags = backend.into_iter().chain(flags).collect();
+    let flags = backend_flag(common).into_iter().chain(flags).collect();
     let layers = Layers { file: common.config.clone(), environment: Environment::of_process(), flags };
     Ok(layers.load()?)
+}
+
+/// The backend, if a flag names one.
+pub(super) fn backend_flag(common: &Common) -> Option<Flag> {
+    common.backend.clone().map(|kind| ("--backend", "storage.backend", kind))
 }
 
 /// The flags of [`FleetArgs`] as a configuration layer.

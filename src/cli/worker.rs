@@ -17,7 +17,7 @@ use crate::protocol::AgentType;
 
 /// A worker of one agent type: takes tasks from its queues until it is stopped.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, args_conflicts_with_subcommands = false)]
+#[command(version, max_term_width = 100)]
 struct TypedCli {
     #[command(flatten)]
     common: Common,
@@ -33,7 +33,7 @@ struct TypedCli {
 struct AnyCli {
     #[command(flatten)]
     common: Common,
-    /// An agent type to serve, one of the program's or one of [roles]; may be given several times.
+    /// An agent type to serve, the program's or one of your own roles; may be given several times.
     #[arg(long = "agent", value_name = "NAME", conflicts_with = "all")]
     agents: Vec<String>,
     /// Serve every agent type there is a role for.

@@ -69,7 +69,8 @@ impl Coded for CoordinatorError {
     fn remedy(&self) -> String {
         match self {
             Self::NotLeader { .. } => {
-                "wait for the other run to finish, stop it, or use another --data directory".into()
+                "wait for the other run to finish, stop it, hand the job to it with `codeswarm submit`, or use another --data \
+                 directory or namespace".into()
             }
             Self::Deposed => "nothing to do: the other coordinator goes on with the jobs".into(),
             Self::Backend(error) => error.remedy(),

@@ -56,8 +56,8 @@ pub(super) fn letter(
     let Some(dead) = running.job.task(task).filter(|task| task.status == TaskStatus::Dead) else { return Ok(None) };
     let reason = dead.last_failure.as_ref().map_or("it ran out of attempts", |failure| failure.message.as_str());
     let reason = format!("given up after {} attempts: {reason}", dead.attempt);
-    let (backend, term) = (&coordinator.backend, coordinator.leadership.term());
-    let mut letter = dispatch::message(backend, &coordinator.options, term, running, task)?;
+    let (backend, options) = (&coordinator.backend, &coordinator.options);
+    let mut letter = dispatch::message(backend, options, coordinator.leadership.term(), running, task)?;
     letter.dedupe = format!("{}:{task}:{}", running.id, dead.attempt);
     Ok(Some((letter, reason)))
 }

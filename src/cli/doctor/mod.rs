@@ -13,6 +13,7 @@ use super::args::{Common, DoctorArgs};
 use super::screen::Screen;
 use super::table::hang;
 use super::{Exit, Failure, opened};
+use crate::backend::open::is_distributed;
 use crate::config::{Environment, Layers};
 use crate::error::Coded;
 
@@ -65,9 +66,12 @@ impl Finding {
 pub(super) async fn run(screen: &Screen, common: &Common, args: DoctorArgs) -> Result<Exit, Failure> {
     let mut findings = Vec::new();
     let environment = Environment::of_process();
-    let layers = Layers { file: common.config.clone(), environment: environment.clone(), flags: Vec::new() };
+    let flags = opened::backend_flag(common).into_iter().collect();
+    let layers = Layers { file: common.config.clone(), environment: environment.clone(), flags };
+    let mut servers = None;
     match layers.load() {
         Ok(loaded) => {
+            servers = Some(loaded.settings.clone()).filter(is_distributed);
             findings.push(Finding::good("configuration", format!("valid, {} settings", loaded.origins.len())));
             let base = opened::config_base(common);
             findings.extend(surroundings::provider(&loaded.settings, &base, &environment, args.replay.as_deref()));
@@ -75,7 +79,10 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: DoctorArgs) -> R
         Err(error) => findings.push(Finding::of("configuration", &error)),
     }
     findings.extend(surroundings::machine(common).await);
-    findings.extend(stores::check(&common.data).await);
+    match servers {
+        Some(settings) => findings.extend(stores::check_servers(common, &settings).await),
+        None => findings.extend(stores::check(&common.data).await),
+    }
     let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Good);
     if args.output.json {
         screen.result(&as_json(&findings, worst).to_string());

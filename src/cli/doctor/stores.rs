@@ -1,4 +1,4 @@
-//! The data directory: there, writable, sound, of a known version, and its ledger within every limit.
+//! The servers, or the data directory: there, writable, sound, of a known version, and its ledger within every limit.
 //!
 //! It looks before it opens, and must never create, repair or migrate what it finds.
 
@@ -6,11 +6,14 @@ use std::path::Path;
 
 use super::Finding;
 use crate::backend::embedded::{self, Durability};
-use crate::backend::{Backend, BackendError, EntryFilter, JobEntry, Scope};
+use crate::backend::{self, Backend, BackendError, EntryFilter, JobEntry, Scope};
 use crate::budget::audit::Audit;
+use crate::cli::args::Common;
 use crate::cli::live::Watched;
+use crate::cli::opened;
 use crate::cli::words::bytes;
 use crate::clock::{Clock, Timestamp};
+use crate::config::Settings;
 use crate::coordinator;
 use crate::protocol::InstanceId;
 
@@ -56,6 +59,20 @@ pub(super) async fn check(data: &Path) -> Vec<Finding> {
         Err(error) => findings.push(Finding::of("stores", &error)),
     }
     findings
+}
+
+/// The servers that the settings name: can they be reached, and are they what they have to be?
+pub(super) async fn check_servers(common: &Common, settings: &Settings) -> Vec<Finding> {
+    let place = opened::place(common, settings);
+    let instance = InstanceId::fresh("doctor");
+    match backend::open::open(settings, &opened::config_base(common), &common.data, &instance).await {
+        Ok(backend) => {
+            let mut findings = vec![Finding::good("servers", place)];
+            findings.extend(contents(&backend).await.unwrap_or_else(|error| vec![Finding::of("stores", &error)]));
+            findings
+        }
+        Err(error) => vec![Finding::of("servers", &error)],
+    }
 }
 
 /// There is none yet: can one be made?
@@ -110,7 +127,7 @@ async fn contents(backend: &Backend) -> Result<Vec<Finding>, BackendError> {
         Ok(Some(holder)) => Finding::warning(
             "coordinator",
             format!("{holder} leads these stores"),
-            "wait for it to finish before another run, or use another --data directory",
+            "submit jobs to it, wait for it to finish before another run, or use another --data directory or namespace",
         ),
         Err(error) => Finding::of("coordinator", &error),
     });

@@ -1,4 +1,6 @@
 //! Dead letters from the command line: what is given up can be looked at, given another chance, and removed.
+//!
+//! Letters are made by failing for real, never written by hand, so that the tests see what a person would.
 
 use std::process::Stdio;
 

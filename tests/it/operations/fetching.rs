@@ -1,4 +1,6 @@
 //! Fetching a job's files from the stores alone: as a directory, an archive, a bundle, whole or in part.
+//!
+//! The output directory is removed first, so that nothing can come from anywhere but the stores.
 
 use std::io::Read;
 use std::process::{Command, Stdio};

@@ -1,4 +1,6 @@
 //! Health, readiness, metrics and log lines of real processes, and how they end when their stores do.
+//!
+//! Processes listen on a port the system chooses and say which, so that tests never guess one.
 
 use std::net::TcpListener;
 

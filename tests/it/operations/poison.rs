@@ -1,4 +1,6 @@
 //! Messages that kill their workers, workers whose stores fail, and work that would starve: one process, real stores.
+//!
+//! What would take three dead processes or a broken disk is put in place by hand; what follows from it is the real thing.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,6 @@
 //! Serving processes from outside: any worker, waiting submissions, draining, handing the lead over.
+//!
+//! Calls that must still be running when something happens take ten minutes, so no test depends on being fast enough.
 
 use std::path::PathBuf;
 
