@@ -1,5 +1,5 @@
 # The few commands worth remembering. `make test` is what CI runs; `make stress` is the long version.
-.PHONY: test lint stress audit bench setup fmt
+.PHONY: test lint check-deploy stress audit bench setup fmt
 
 # Everything a fresh Debian machine with Rust still lacks.
 setup:
@@ -29,3 +29,8 @@ bench:
 
 fmt:
 	cargo fmt
+
+# Everything that deploys the fleet, checked without deploying it, and the checks themselves.
+check-deploy: setup
+	./deploy/check
+	./deploy/check-selftest

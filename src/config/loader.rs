@@ -403,4 +403,13 @@ mod tests {
     fn the_defaults_are_valid() {
         Layers { file: Some("/dev/null".into()), ..Layers::default() }.load().unwrap();
     }
+
+    #[test]
+    fn the_shipped_files_are_valid() {
+        for name in ["development", "production"] {
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name).with_extension("toml");
+            let loaded = Layers { file: Some(file), ..Layers::default() }.load().unwrap();
+            assert_eq!(loaded.settings.storage.backend, "nats", "{name}");
+        }
+    }
 }
