@@ -129,7 +129,11 @@ pub(super) struct Journaled {
 
 impl Journaled {
     /// Brings counters and journal together: they must belong to each other, or the counters are taken for lost.
-    pub(super) async fn join(counters: Arc<dyn Counters>, journal: Arc<dyn Journal>, clock: Clock) -> Result<Self, BackendError> {
+    pub(super) async fn join(
+        counters: Arc<dyn Counters>,
+        journal: Arc<dyn Journal>,
+        clock: Clock,
+    ) -> Result<Self, BackendError> {
         let known = journal.epoch(None).await?;
         let epoch = counters.adopt(known.as_deref()).await?;
         if known.is_none() {

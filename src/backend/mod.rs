@@ -41,8 +41,8 @@ pub use broker::{Broker, DeadLetter, Delivery, DeliveryTag, Depth, Disposition, 
 pub use error::BackendError;
 pub use events::{EventLog, JobEntry};
 pub use ledger::{
-    Adjustment, Balance, Entry, EntryFilter, EntryKind, Ledger, Rebuilt, ReservationState, ReserveOutcome, ReserveRequest,
-    Scope, SettleOutcome, Settlement,
+    Adjustment, Balance, Entry, EntryFilter, EntryKind, Ledger, Rebuilt, ReservationState, ReserveOutcome,
+    ReserveRequest, Scope, SettleOutcome, Settlement,
 };
 pub use locks::{Acquired, LockInfo, LockMode, LockRequest, LockTable};
 pub use rates::{

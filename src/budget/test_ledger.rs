@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard};
 use async_trait::async_trait;
 
 use crate::backend::{
-    Adjustment, BackendError, Balance, Entry, EntryFilter, Ledger, Rebuilt, ReservationState, ReserveOutcome, ReserveRequest,
-    Scope, SettleOutcome, Settlement,
+    Adjustment, BackendError, Balance, Entry, EntryFilter, Ledger, Rebuilt, ReservationState, ReserveOutcome,
+    ReserveRequest, Scope, SettleOutcome, Settlement,
 };
 use crate::protocol::MicroUsd;
 

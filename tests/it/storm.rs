@@ -107,8 +107,9 @@ async fn a_job_too_large_for_its_provider_takes_little_longer_than_it_must_and_i
         files: 20,
         reply: Duration::from_millis(250),
     };
-    // Twice as much room as in the long form: this one shares the machine with all other tests.
-    judge(&storm, 1.3).await;
+    // Twice the room of the long form: this one shares the machine with all other tests, and finding out costs a short job
+    // as many refusals as a long one.
+    judge(&storm, 1.3, 6).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,17 +125,17 @@ async fn stress_two_hundred_tasks_with_twenty_at_once_and_a_hundred_a_minute() {
         files: 20,
         reply: Duration::from_secs(2),
     };
-    judge(&storm, 1.15).await;
+    judge(&storm, 1.15, 3).await;
 }
 
 #[expect(clippy::print_stderr, reason = "the figures of a stress run are worth reading")]
-async fn judge(storm: &Storm, most: f64) {
+async fn judge(storm: &Storm, most: f64, percent: u64) {
     let (took, rejected) = storm.run(&[]).await;
     let (ideal, calls) = (storm.ideal(), storm.calls());
     let ratio = took.as_secs_f64() / ideal.as_secs_f64();
     eprintln!("{took:.2?} of ideally {ideal:.2?} ({ratio:.3}); {rejected} of {calls} calls turned away");
     assert!(ratio < most, "{took:.2?} of ideally {ideal:.2?}");
-    assert!(rejected * 100 < calls * 3, "{rejected} of {calls} calls were turned away");
+    assert!(rejected * 100 < calls * percent, "{rejected} of {calls} calls were turned away");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,7 +62,8 @@ async fn write(link: Link, mut waiting: mpsc::Receiver<Order>) {
 async fn publish(link: &Link, records: &[Record]) -> Result<(), BackendError> {
     let payload = serde_json::to_vec(records)
         .map_err(|error| BackendError::Invalid { field: "journal record", why: error.to_string() })?;
-    let post = Post { subject: link.names.journal("records"), headers: HeaderMap::new(), payload: Bytes::from(payload) };
+    let post =
+        Post { subject: link.names.journal("records"), headers: HeaderMap::new(), payload: Bytes::from(payload) };
     link.publish(vec![post]).await.map(drop)
 }
 

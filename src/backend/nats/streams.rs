@@ -119,7 +119,9 @@ fn wanted(link: &Link, kind: StreamKind, max_queue_bytes: u64) -> Config {
         }
         StreamKind::Events => (RetentionPolicy::Limits, None, "Histories of jobs; removing a message destroys its job"),
         StreamKind::Letters => (RetentionPolicy::Limits, None, "Messages that nobody could process"),
-        StreamKind::Journal => (RetentionPolicy::Limits, None, "Every step of the money; the books are rebuilt from it"),
+        StreamKind::Journal => {
+            (RetentionPolicy::Limits, None, "Every step of the money; the books are rebuilt from it")
+        }
         StreamKind::Artifacts => (RetentionPolicy::Limits, None, "Plans, files and large bodies, by SHA-256"),
     };
     Config {

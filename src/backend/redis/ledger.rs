@@ -25,8 +25,8 @@ use super::script::{
 };
 use crate::backend::bound::{check_adjustment, check_money, check_reservation};
 use crate::backend::{
-    Adjustment, BackendError, Balance, Entry, EntryFilter, EntryKind, Ledger, Rebuilt, ReserveOutcome, ReserveRequest, Scope,
-    SettleOutcome, Settlement,
+    Adjustment, BackendError, Balance, Entry, EntryFilter, EntryKind, Ledger, Rebuilt, ReserveOutcome, ReserveRequest,
+    Scope, SettleOutcome, Settlement,
 };
 use crate::clock::Timestamp;
 use crate::protocol::{AgentType, InstanceId, JobId, MicroUsd, Usage};

@@ -22,8 +22,8 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, RwLock};
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use redis::{Client, Script, ScriptInvocation};

@@ -155,7 +155,9 @@ async fn rebuild(screen: &Screen, common: &Common, args: &RebuildArgs) -> Result
     match backend.ledger.rebuild(args.force).await? {
         Some(rebuilt) => {
             screen.result(&format!("the books are rebuilt from {} records of their journal", rebuilt.records));
-            screen.note("what was in flight is counted in full until its call reports; `codeswarm doctor` adds it all up");
+            screen.note(
+                "what was in flight is counted in full until its call reports; `codeswarm doctor` adds it all up",
+            );
         }
         None => screen.result("the books and their journal are one file here: there is nothing to rebuild"),
     }

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use super::Finding;
+use super::{Finding, limits};
 use crate::backend::embedded::{self, Durability};
 use crate::backend::{self, Backend, BackendError, EntryFilter, JobEntry, Scope};
 use crate::budget::audit::Audit;
@@ -174,6 +174,7 @@ async fn contents(backend: &Backend) -> Result<Vec<Finding>, BackendError> {
         over.push(Finding::good("budget", "spent and reserved money is within every limit and adds up entry by entry"));
     }
     findings.append(&mut over);
+    findings.append(&mut limits::findings(backend).await?);
     Ok(findings)
 }
 

@@ -75,7 +75,8 @@ fn held(cluster: &Cluster, backend: &Backend, job: &JobId, instance: &str) -> BT
 }
 
 fn done(log: &[codeswarm::protocol::RecordedEvent]) -> usize {
-    let is_file = |event: &Event| matches!(event, Event::TaskSucceeded { task, .. } if task.as_str().starts_with("file/"));
+    let is_file =
+        |event: &Event| matches!(event, Event::TaskSucceeded { task, .. } if task.as_str().starts_with("file/"));
     log.iter().filter(|recorded| is_file(&recorded.event)).count()
 }
 

@@ -1,4 +1,6 @@
 //! Steering a running fleet from the command line: cancel, freeze, pause, resume, approve, and what each leaves behind.
+//!
+//! What a command promises is measured where it matters: in the ledger and in the log, never by what a process says.
 
 use std::time::{Duration, Instant};
 
@@ -66,7 +68,8 @@ fn a_freeze_reaches_every_process_within_a_second() {
 
 #[test]
 fn pause_resume_and_approval_work_across_processes() {
-    let job = Synthetic::new(5, 2, 7).durations(Duration::from_millis(300), Duration::from_millis(300)).build().unwrap();
+    let job =
+        Synthetic::new(5, 2, 7).durations(Duration::from_millis(300), Duration::from_millis(300)).build().unwrap();
     let cluster = Cluster::start(job.script.clone(), &[("CODESWARM_FLEET_CONCURRENCY", "1")]);
     let fleet = vec![cluster.coordinator(), cluster.worker_of_all()];
     let backend = cluster.backend();
@@ -77,7 +80,8 @@ fn pause_resume_and_approval_work_across_processes() {
         log.iter().find(|recorded| matches!(recorded.event, Event::ApprovalRequested { .. })).map(drop)
     });
     let files = |log: &[codeswarm::protocol::RecordedEvent]| {
-        let of = |event: &Event| matches!(event, Event::TaskDispatched { task, .. } if task.as_str().starts_with("file/"));
+        let of =
+            |event: &Event| matches!(event, Event::TaskDispatched { task, .. } if task.as_str().starts_with("file/"));
         log.iter().filter(|recorded| of(&recorded.event)).count()
     };
     assert_eq!(files(&cluster.log(&backend, &id)), 0, "nothing is written before somebody says so");
@@ -127,7 +131,9 @@ fn a_dead_letter_is_listed_shown_replayed_and_gone() {
     let path = job.tasks[0].path.clone();
     cluster.wait_for(&backend, &id, |log| {
         let of = |event: &Event| match event {
-            Event::TaskSucceeded { task, .. } => task.as_str().ends_with(path.trim_end_matches(".py")) || task.as_str().contains("t0000"),
+            Event::TaskSucceeded { task, .. } => {
+                task.as_str().ends_with(path.trim_end_matches(".py")) || task.as_str().contains("t0000")
+            }
             _ => false,
         };
         let revived = log.iter().position(|recorded| matches!(recorded.event, Event::TaskRevived { .. }))?;

@@ -1,4 +1,6 @@
 //! The worked example through two coordinators and eleven worker processes: the same files as on one machine.
+//!
+//! Whatever the fleet is made of, a job must not be able to tell.
 
 use codeswarm::backend::Scope;
 use codeswarm::llm::replay::Script;
@@ -35,7 +37,8 @@ fn separate_processes_write_the_same_files_as_one() {
 
     let expected = embedded();
     let work = cluster.sandbox.work();
-    for (name, arguments) in [("fetched", &["--out", "fetched"][..]), ("again", &["--out", "again", "--format", "dir"])] {
+    for (name, arguments) in [("fetched", &["--out", "fetched"][..]), ("again", &["--out", "again", "--format", "dir"])]
+    {
         cluster.codeswarm(&[&["fetch", job.as_str()], arguments].concat()).expect_code(0);
         let mut files = tree(&work.join(name));
         files.retain(|path, _| !path.starts_with(".codeswarm-"));
@@ -46,7 +49,8 @@ fn separate_processes_write_the_same_files_as_one() {
     tar::Archive::new(std::fs::File::open(work.join("all.tar")).unwrap()).unpack(work.join("untarred")).unwrap();
     assert_eq!(differences(&expected, &tree(&work.join("untarred"))), "", "tar");
     cluster.codeswarm(&["fetch", job.as_str(), "--out", "all.bundle"]).expect_code(0);
-    let clone = std::process::Command::new("git").args(["clone", "-q", "all.bundle", "cloned"]).current_dir(&work).status();
+    let clone =
+        std::process::Command::new("git").args(["clone", "-q", "all.bundle", "cloned"]).current_dir(&work).status();
     assert!(clone.unwrap().success());
     let mut cloned = tree(&work.join("cloned"));
     cloned.retain(|path, _| !path.starts_with(".git/"));

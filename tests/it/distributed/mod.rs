@@ -157,7 +157,11 @@ impl Cluster {
                 return found;
             }
             let rest = deadline.saturating_duration_since(Instant::now());
-            assert!(!rest.is_zero(), "not seen after {PATIENCE:?}; the newest events: {:#?}", log.iter().rev().take(5).collect::<Vec<_>>());
+            assert!(
+                !rest.is_zero(),
+                "not seen after {PATIENCE:?}; the newest events: {:#?}",
+                log.iter().rev().take(5).collect::<Vec<_>>()
+            );
             let seq = log.last().map_or(0, |recorded| recorded.seq);
             let waited = self.runtime.block_on(backend.events.wait(job, seq, rest.min(Duration::from_secs(1))));
             if waited.is_err() {

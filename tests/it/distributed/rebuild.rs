@@ -11,14 +11,16 @@ use super::Cluster;
 
 #[test]
 fn a_wiped_redis_stops_all_spending_until_the_books_are_rebuilt_from_the_journal() {
-    let job = Synthetic::new(5, 8, 3).durations(Duration::from_millis(200), Duration::from_millis(400)).build().unwrap();
+    let job =
+        Synthetic::new(5, 8, 3).durations(Duration::from_millis(200), Duration::from_millis(400)).build().unwrap();
     let cluster = Cluster::start(job.script.clone(), &[]);
     let fleet = vec![cluster.coordinator(), cluster.worker_of_all()];
     let backend = cluster.backend();
     let id = cluster.submit(&cluster.proposal(), &[]);
     let scope = Scope::Job(id.clone());
     cluster.wait_for(&backend, &id, |log| {
-        let is_done = |event: &Event| matches!(event, Event::TaskSucceeded { task, .. } if task.as_str().starts_with("file/"));
+        let is_done =
+            |event: &Event| matches!(event, Event::TaskSucceeded { task, .. } if task.as_str().starts_with("file/"));
         (log.iter().filter(|recorded| is_done(&recorded.event)).count() >= 10).then_some(())
     });
     cluster.redis.command("FLUSHALL");

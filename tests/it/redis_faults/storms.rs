@@ -170,7 +170,9 @@ async fn a_server_that_still_reads_its_data_is_waited_for() {
     limit(&*before.ledger, 100).await;
     let client = ::redis::Client::open(server.url()).unwrap();
     let mut ballast = ::redis::pipe();
-    (0..4_000).for_each(|number| drop(ballast.set(format!("ballast-{number}"), number)));
+    for number in 0..4_000 {
+        ballast.set(format!("ballast-{number}"), number);
+    }
     ballast.exec(&mut client.get_connection().unwrap()).unwrap();
     server.kill();
     // 300 µs for each of them, and a look at its clients after every 1,024.

@@ -20,8 +20,8 @@ use super::sql::statement;
 use super::step::Step;
 use crate::backend::bound::{check_adjustment, check_money, check_reservation};
 use crate::backend::{
-    Adjustment, BackendError, Balance, Entry, EntryFilter, EntryKind, Ledger, Rebuilt, ReservationState, ReserveOutcome,
-    ReserveRequest, Scope, SettleOutcome, Settlement,
+    Adjustment, BackendError, Balance, Entry, EntryFilter, EntryKind, Ledger, Rebuilt, ReservationState,
+    ReserveOutcome, ReserveRequest, Scope, SettleOutcome, Settlement,
 };
 use crate::protocol::{AgentType, InstanceId, JobId, MicroUsd, Usage};
 

@@ -10,28 +10,29 @@ local steps = {}
 
 function steps.reserve(record)
     local name = P .. ':reservation:' .. record.id
-    if redis.call('EXISTS', name) == 1 then return end
+    if call('EXISTS', name) == 1 then return end
     local names, seen = {}, {}
     for _, scope in ipairs(record.scopes) do
         if not seen[scope] then names[#names + 1] = scope end
         seen[scope] = true
     end
     for _, scope in ipairs(scopes_of(names)) do
-        redis.call('HSET', P .. ':scope:' .. scope.name, 'reserved', whole(math.min(MAX_MONEY, scope.reserved + record.amount)))
+        local reserved = math.min(MAX_MONEY, scope.reserved + record.amount)
+        call('HSET', P .. ':scope:' .. scope.name, 'reserved', whole(reserved))
     end
-    redis.call('HSET', name, 'state', 'open', 'amount', whole(record.amount), 'until', whole(record['until']),
+    call('HSET', name, 'state', 'open', 'amount', whole(record.amount), 'until', whole(record['until']),
         'scopes', table.concat(names, '\n'), 'instance', record.instance, 'process', record.instance, 'job', record.job,
         'task', record.task, 'agent', record.agent, 'model', record.model)
-    redis.call('ZADD', P .. ':open', record['until'], record.id)
-    enter('reserve', record.id, { record.job, record.task, record.agent, record.model }, record.amount, 0, NO_USAGE, '')
+    call('ZADD', P .. ':open', whole(record['until']), record.id)
+    enter('reserve', record.id, { record.job, record.task, record.agent, record.model }, whole(record.amount))
 end
 
 function steps.void(record)
     local reservation = load_reservation(record.id)
     if not reservation or reservation.state ~= 'open' then return end
-    close(reservation, 'released', 0, NO_USAGE)
+    close(reservation, 'released', 0)
     -- It never was: the id may have been used for less.
-    redis.call('DEL', P .. ':reservation:' .. record.id)
+    call('DEL', P .. ':reservation:' .. record.id)
 end
 
 function steps.settle(record)
@@ -39,31 +40,35 @@ function steps.settle(record)
     if not reservation or reservation.state == 'settled' then return end
     local usage = record.usage
     close(reservation, 'settled', record.amount, {
-        usage.input, usage.cache_write_5m, usage.cache_write_1h, usage.cache_read, usage.output,
+        whole(usage.input), whole(usage.cache_write_5m), whole(usage.cache_write_1h), whole(usage.cache_read),
+        whole(usage.output),
     })
 end
 
 function steps.release(record)
     local reservation = load_reservation(record.id)
-    if reservation and reservation.state == 'open' then close(reservation, 'released', 0, NO_USAGE) end
+    if reservation and reservation.state == 'open' then close(reservation, 'released', 0) end
 end
 
 function steps.adjust(record)
     local adjustment, name = P .. ':adjustment:' .. record.request, P .. ':scope:' .. record.scope
-    if redis.call('EXISTS', adjustment) == 1 then return end
+    if call('EXISTS', adjustment) == 1 then return end
     local scope = load_scope(record.scope)
     local limit = record.limit and record.limit ~= cjson.null and whole(record.limit) or ''
     local held, frozen = whole(record.hold_back), record.frozen and '1' or '0'
-    redis.call('HSET', name, 'spent', whole(scope.spent), 'reserved', whole(scope.reserved), 'hold_back', held, 'frozen', frozen)
-    if limit == '' then redis.call('HDEL', name, 'limit') else redis.call('HSET', name, 'limit', limit) end
-    redis.call('HSET', adjustment, 'limit', limit, 'spent', whole(scope.spent), 'reserved', whole(scope.reserved),
+    call('HSET', name, 'spent', whole(scope.spent), 'reserved', whole(scope.reserved), 'hold_back', held, 'frozen', frozen)
+    if limit == '' then call('HDEL', name, 'limit') else call('HSET', name, 'limit', limit) end
+    call('HSET', adjustment, 'limit', limit, 'spent', whole(scope.spent), 'reserved', whole(scope.reserved),
         'hold_back', held, 'frozen', frozen)
     local job = string.match(record.scope, '^job:([^/]+)') or ''
-    enter('adjust', record.request, { job, '', '', '' }, 0, 0, NO_USAGE, record.note)
+    enter('adjust', record.request, { job, '', '', '' }, '0', '0', nil, record.note)
 end
 
 for _, record in ipairs(cjson.decode(ARGV[3])) do
-    if record.at then now = record.at end
+    if record.at then
+        now = record.at
+        at = whole(now)
+    end
     steps[record.step](record)
 end
 return 1
