@@ -73,8 +73,12 @@ class Nats(Line):
         super().__init__(port)
         self.line()
         options = {"verbose": False, "pedantic": False, "user": user, "pass": password, "headers": True, "no_responders": True}
-        self.send(f"CONNECT {json.dumps(options)}")
-        refused = self.flush()
+        try:
+            self.send(f"CONNECT {json.dumps(options)}")
+            refused = self.flush()
+        except ConnectionError as error:
+            # The server hangs up on whom it does not know, sometimes before its reason has been read.
+            raise PermissionError(str(error)) from error
         if refused:
             raise PermissionError(refused[0])
 
