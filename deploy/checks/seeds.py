@@ -78,6 +78,7 @@ SEEDS = [
     ("nats-config", "k8s/components/production/cluster.conf", "no_advertise: true", "no_advertise: maybe", "production"),
     ("nats-users", NATS, '            "$JS.ACK.CODESWARM_RESULTS.>"\n', "", "coordinator may not publish $JS.ACK"),
     ("nats-users", NATS, '            "$JS.API.STREAM.CREATE.CODESWARM_RESULTS"\n', "", "cannot make"),
+    ("nats-users", NATS, '            # Streams, made by whoever comes first.\n', '            "$JS.API.STREAM.>"\n', "may publish $JS.API.STREAM.DELETE"),
     ("nats-users", NATS, '            "codeswarm.result.*"\n', '            "codeswarm.>"\n', "worker may publish codeswarm.event"),
     ("nats-users", NATS, 'subscribe: ["_INBOX.>", ', 'subscribe: [">", ', "subscribe >"),
     ("nats-users", "deploy/make-secrets", "random | put \"$secret\"", "printf wrong | put \"$secret\"", "without the password"),

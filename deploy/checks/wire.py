@@ -73,8 +73,12 @@ class Nats(Line):
         super().__init__(port)
         self.line()
         options = {"verbose": False, "pedantic": False, "user": user, "pass": password, "headers": True, "no_responders": True}
-        self.send(f"CONNECT {json.dumps(options)}")
-        refused = self.flush()
+        try:
+            self.send(f"CONNECT {json.dumps(options)}")
+            refused = self.flush()
+        except ConnectionError as error:
+            # The server hangs up on whom it does not know, sometimes before its reason has been read.
+            raise PermissionError(str(error)) from error
         if refused:
             raise PermissionError(refused[0])
 
@@ -130,8 +134,15 @@ class Redis(Line):
             raise PermissionError(str(answer))
 
     def ask(self, *words: str):
-        self.socket.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words))
-        return self._answer()
+        request = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words)
+        for _ in range(200):
+            self.socket.sendall(request)
+            answer = self._answer()
+            # A server that has just started reads its log first.
+            if not str(answer).startswith("-LOADING"):
+                return answer
+            time.sleep(0.025)
+        return answer
 
     def _answer(self):
         line = self.line()
