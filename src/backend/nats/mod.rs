@@ -91,7 +91,7 @@ pub struct NatsOptions {
     pub certificates: Certificates,
     /// Copies of every stream.
     pub replicas: usize,
-    /// Most bytes of queued tasks, and of queued results.
+    /// Most bytes of queued tasks; a quarter of it for results, which are small. The server sets that much of its disk aside.
     pub max_queue_bytes: u64,
     /// How long a message stays with a consumer that does not say it is still at work.
     pub ack_wait: Duration,

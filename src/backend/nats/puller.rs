@@ -20,8 +20,8 @@ use super::room::{Action, Command, Room};
 use super::sources::Sources;
 use crate::backend::BackendError;
 
-/// How long the server may take to create a missing consumer before it is asked again.
-const RECREATE_PAUSE: Duration = Duration::from_millis(100);
+/// Pause before a missing consumer is created (again): the server says that it is going a moment before it is gone.
+const RECREATE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Longest time that sending may block; it only does while the connection is stuck.
 const SEND_PATIENCE: Duration = Duration::from_secs(1);

@@ -21,7 +21,8 @@ use crate::backend::BackendError;
 /// Most messages asked for at once.
 const MAX_BATCH: usize = 1_024;
 
-/// A probe that is silent for this long is asked again: the server forgets to answer one whose messages another got first.
+/// A probe that is silent for this long is asked again, after making sure of the consumer: the server forgets to answer one
+/// whose messages another got first, and does not answer for a consumer that is gone.
 const PROBE_PATIENCE: Duration = Duration::from_millis(250);
 
 /// How long a pull of many waits for the rest of an answer.
@@ -294,6 +295,8 @@ impl Room {
     pub(super) fn ready(&mut self, line: usize) {
         if let Some(state) = self.lines.get_mut(line) {
             state.trouble = None;
+            // Asked with a probe first, which is not silent for long if it was removed again.
+            state.pending = state.pending.max(1);
             self.untended.push(line);
         }
     }
@@ -366,10 +369,10 @@ impl Room {
                 return;
             }
             let is_known_empty = waiter.empty[nth] || (line.alert.is_some() && !waiter.at_once);
-            if is_known_empty || line.trouble.is_some() {
+            if is_known_empty || (line.trouble.is_some() && !waiter.at_once) {
                 continue;
             }
-            if !self.connected {
+            if line.trouble.is_some() || !self.connected {
                 return;
             }
             let probe = if let Some(open) = &line.probe {
@@ -504,6 +507,10 @@ impl Room {
         let probe = line.probe.take_if(|ask| ask.sent + PROBE_PATIENCE <= now).is_some();
         if let Some(open) = &line.probe {
             self.wake = self.wake.min(open.sent + PROBE_PATIENCE);
+        }
+        if (alert || probe) && self.connected && line.trouble.is_none() {
+            line.trouble = Some(format!("{}: the server does not answer", line.source.queue));
+            self.actions.push(Action::Recreate(number));
         }
         for (over, kind) in [(alert, Kind::Alert), (probe, Kind::Probe)] {
             if over {

@@ -113,7 +113,7 @@ pub(super) async fn reconcile(link: &Link, max_queue_bytes: u64) -> Result<usize
 fn wanted(link: &Link, kind: StreamKind, max_queue_bytes: u64) -> Config {
     let (retention, max_bytes, about) = match kind {
         StreamKind::Tasks => (RetentionPolicy::WorkQueue, Some(max_queue_bytes), "Tasks for agents"),
-        StreamKind::Results => (RetentionPolicy::WorkQueue, Some(max_queue_bytes), "Results for the coordinator"),
+        StreamKind::Results => (RetentionPolicy::WorkQueue, Some(max_queue_bytes / 4), "Results for the coordinator"),
         StreamKind::Commands => {
             (RetentionPolicy::WorkQueue, Some(max_queue_bytes.min(MAX_COMMAND_BYTES)), "Commands for the coordinator")
         }

@@ -60,7 +60,9 @@ impl NatsServer {
             let mut text = format!("host: 127.0.0.1\n{configuration}\n");
             if jetstream {
                 let store = directory.path().join("streams");
-                writeln!(text, "jetstream {{ store_dir: {:?} }}", store.display().to_string()).expect("can be written");
+                // Streams reserve their largest size; how much this disk has left is not what is tested.
+                let store = store.display().to_string();
+                writeln!(text, "jetstream {{ store_dir: {store:?}, max_file_store: 1TB }}").expect("can be written");
             }
             std::fs::write(directory.path().join("config"), text).expect("can be written");
             let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
