@@ -154,9 +154,11 @@ async fn damage_anywhere_in_the_database_is_said_and_never_a_panic() {
             }
             // Under the code of whoever met it first: a store, or the budget that asked one.
             Some(1) => ran.assert_ended(1, &["failed", "CS-", "codeswarm.db is damaged"]),
+            // Damage that only some steps meet costs the files of those.
+            Some(3) => ran.assert_ended(3, &["completed with warnings", "codeswarm.db is damaged"]),
             code => panic!("{code:?}: {ran:?}"),
         }
-        said += usize::from(ran.code == Some(1));
+        said += usize::from(ran.code != Some(0));
     }
     assert!(said > 0, "no damage was noticed");
 }

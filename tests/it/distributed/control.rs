@@ -34,7 +34,7 @@ fn cancelling_with_twenty_streams_open_takes_less_than_a_second_and_settles_them
     let id = cluster.submit(&cluster.proposal(), &[]);
     wait_for_streams(&cluster, 6, 20);
     let start = Instant::now();
-    cluster.codeswarm(&["cancel", id.as_str(), "--yes"]);
+    cluster.codeswarm(&["cancel", id.as_str()]).expect_code(0);
     let scope = Scope::Job(id.clone());
     while cluster.balance(&backend, &scope).reserved > MicroUsd::ZERO {
         assert!(start.elapsed() < Duration::from_secs(20), "calls go on after a cancel");

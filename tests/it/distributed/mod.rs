@@ -173,8 +173,14 @@ impl Cluster {
     /// Waits until the job has ended and answers its last event.
     #[track_caller]
     pub(crate) fn wait_for_end(&self, backend: &Backend, job: &JobId) -> Event {
-        let is_end = |recorded: &RecordedEvent| matches!(recorded.event, Event::JobEnded { .. });
-        self.wait_for(backend, job, |log| log.last().filter(|last| is_end(last)).map(|last| last.event.clone()))
+        // The last files may be committed after the end; whoever resumes the job takes the end back.
+        let says = |recorded: &&RecordedEvent| {
+            matches!(recorded.event, Event::JobEnded { .. } | Event::JobResumed | Event::TaskRevived { .. })
+        };
+        self.wait_for(backend, job, |log| {
+            let last = log.iter().rev().find(says)?;
+            matches!(last.event, Event::JobEnded { .. }).then(|| last.event.clone())
+        })
     }
 
     /// Who leads now.
