@@ -154,13 +154,13 @@ async fn pickup(backend: &Backend, from: usize, rate: u32, count: usize) {
     let spent = cpu() - before;
     workers.abort_all();
     all.sort();
-    let at = |share: f64| all[((all.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+    let at = |percent: usize| all[(all.len() - 1) * percent / 100].as_secs_f64() * 1e3;
     println!(
         "pickup at {rate}/s, {SLOTS} slots{:<19} p50 {:.2} ms  p99 {:.2} ms  max {:.2} ms  {:.0} µs CPU each",
         "",
-        at(0.5),
-        at(0.99),
-        at(1.0),
+        at(50),
+        at(99),
+        at(100),
         spent.as_secs_f64() * 1e6 / count as f64
     );
 }

@@ -92,7 +92,7 @@ async fn an_nkey_lets_in() {
 }
 
 /// A claim signed by `issuer`, as the server reads it.
-fn jwt(issuer: &KeyPair, subject: &KeyPair, claims: Value) -> String {
+fn jwt(issuer: &KeyPair, subject: &KeyPair, claims: &Value) -> String {
     let header = json!({"typ": "JWT", "alg": "ed25519-nkey"});
     let body = json!({
         "jti": "test", "iat": 1_700_000_000, "iss": issuer.public_key(), "name": "test",
@@ -129,17 +129,17 @@ async fn credentials_of_an_operators_account_let_in() {
     let (user, stranger) = (KeyPair::new_user(), KeyPair::new_account());
     let configuration = format!(
         "operator: {}\nsystem_account: {system}\nresolver: MEMORY\nresolver_preload: {{ {system}: {}, {fleet}: {} }}",
-        jwt(&operator, &operator, json!({"type": "operator", "version": 2, "system_account": system.public_key()})),
-        jwt(&operator, &system, account(0)),
-        jwt(&operator, &fleet, account(-1)),
+        jwt(&operator, &operator, &json!({"type": "operator", "version": 2, "system_account": system.public_key()})),
+        jwt(&operator, &system, &account(0)),
+        jwt(&operator, &fleet, &account(-1)),
         system = system.public_key(),
         fleet = fleet.public_key(),
     );
     let claims = json!({"pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1, "type": "user", "version": 2});
-    let token = jwt(&fleet, &user, claims.clone());
+    let token = jwt(&fleet, &user, &claims);
     let mut servers = with_login(&configuration, credentials(&user, &token));
     assert_works(&servers).await;
-    let forged = jwt(&stranger, &user, claims);
+    let forged = jwt(&stranger, &user, &claims);
     servers.options.nats.login = credentials(&user, &forged);
     assert_refused(&servers, &user.seed().unwrap()).await;
     servers.options.nats.login = NatsLogin::Credentials(Secret::new("no credentials"));

@@ -203,7 +203,9 @@ async fn a_consumer_that_somebody_removed_is_made_anew() {
         let (backend, queues) = (backend.clone(), queues.clone());
         async move { backend.broker.pull(&instance("w"), &queues, 1, SOON).await.unwrap() }
     });
-    tokio::task::yield_now().await;
+    while stream.consumer_info("coder-normal").await.unwrap().num_waiting == 0 {
+        tokio::task::yield_now().await;
+    }
     assert!(stream.delete_consumer("coder-normal").await.unwrap().success);
     backend.broker.publish(vec![message("b")]).await.unwrap();
     let got = tokio::time::timeout(SOON, waiting).await.expect("in time").unwrap();

@@ -23,9 +23,9 @@ use super::link::{Link, Post, headers};
 use super::mover;
 use super::names::MESSAGE_ID;
 use super::puller::NAK;
-use super::room::{Command, Handover, Pull};
 use super::signals::Signals;
 use super::sources::Sources;
+use super::waiter::{Command, Handover, Pull};
 use crate::backend::bound::check_message;
 use crate::backend::delay::DelayStore;
 use crate::backend::{

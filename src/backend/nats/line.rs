@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use super::caught::Caught;
 use super::sources::Source;
 
-/// How long an alert stays with the server.
-pub(super) const ALERT: Duration = Duration::from_secs(30);
+/// How long an alert stays with the server. One that is not even answered by its end tells that the consumer is gone.
+pub(super) const ALERT: Duration = Duration::from_secs(10);
 
 /// How long a message waits here for a pull before it is given back to the other processes.
 pub(super) const GRACE: Duration = Duration::from_millis(5);

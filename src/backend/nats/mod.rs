@@ -22,12 +22,15 @@ mod mover;
 mod names;
 mod puller;
 mod room;
+#[cfg(test)]
+mod room_tests;
 mod service;
 mod signals;
 mod sources;
 mod stored;
 mod streams;
 mod tails;
+mod waiter;
 
 use std::sync::Arc;
 use std::time::Duration;

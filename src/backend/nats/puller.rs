@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::caught::Caught;
 use super::line::{ALERT, Kind};
 use super::link::Link;
-use super::room::{Action, Command, Room};
+use super::room::{Action, Room};
 use super::sources::Sources;
+use super::waiter::Command;
 use crate::backend::BackendError;
 
 /// Pause before a missing consumer is created (again): the server says that it is going a moment before it is gone.

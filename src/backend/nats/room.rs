@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::caught::Caught;
 use super::line::{ALERT, Ask, GRACE, Kind, Line, Unseen};
 use super::sources::Source;
-use crate::backend::BackendError;
+use super::waiter::{Command, Handover, Pull, Refusal, Stage, Waiter};
 
 /// Most messages asked for at once.
 const MAX_BATCH: usize = 1_024;
@@ -34,57 +34,6 @@ const REST: Duration = Duration::from_millis(20);
 /// Longest time between two sweeps.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// What the puller is told.
-pub(super) enum Command {
-    /// Somebody wants messages.
-    Pull(Pull),
-    /// Messages that never reached their pull.
-    Return(Vec<Caught>),
-    /// The consumer of this line is there again.
-    Ready(usize),
-}
-
-/// A pull as it comes in.
-pub(super) struct Pull {
-    pub(super) sources: Vec<Arc<Source>>,
-    pub(super) max: usize,
-    pub(super) wait: Duration,
-    pub(super) answer: oneshot::Sender<Result<Handover, Refusal>>,
-}
-
-/// Why a pull got nothing.
-#[derive(Debug)]
-pub(super) struct Refusal(pub(super) String);
-
-/// Messages on their way to a pull. If it is dropped on the way, they go to the next pull or back to the server.
-#[derive(Debug)]
-pub(super) struct Handover {
-    caught: Vec<Caught>,
-    back: mpsc::UnboundedSender<Command>,
-}
-
-impl Handover {
-    /// The messages; they stay in the handover until [`Handover::keep`].
-    pub(super) fn peek(&self) -> &[Caught] {
-        &self.caught
-    }
-
-    /// The messages, now in the puller's hand.
-    pub(super) fn keep(mut self) -> Vec<Caught> {
-        mem::take(&mut self.caught)
-    }
-}
-
-impl Drop for Handover {
-    fn drop(&mut self) {
-        let caught = mem::take(&mut self.caught);
-        if !caught.is_empty() {
-            // Without a puller the process is ending, and the server redelivers.
-            let _ = self.back.send(Command::Return(caught));
-        }
-    }
-}
-
 /// What has to be done on the wire.
 #[derive(Debug)]
 pub(super) enum Action {
@@ -94,45 +43,6 @@ pub(super) enum Action {
     GiveBack(Subject),
     /// See to it that the consumer of a line exists.
     Recreate(usize),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// About to look at its queues.
-    Walking,
-    /// Waits for the answer to a probe; one with another id says nothing about now.
-    Asking { line: usize, probe: u64 },
-    /// Has seen all its queues empty.
-    Parked,
-    /// Has messages, and more of the same answer are on their way.
-    Gathering { line: usize },
-    /// Has all it wants.
-    Served,
-}
-
-struct Waiter {
-    lines: Vec<usize>,
-    /// Queues it has seen empty on this walk.
-    empty: Vec<bool>,
-    max: usize,
-    /// It came for what is there now.
-    at_once: bool,
-    deadline: Instant,
-    /// When to give up on answers to its questions.
-    patience: Instant,
-    got: Vec<Caught>,
-    stage: Stage,
-    answer: oneshot::Sender<Result<Handover, Refusal>>,
-}
-
-impl Waiter {
-    fn is_interested(&self, line: usize) -> bool {
-        self.lines.contains(&line)
-    }
-
-    fn is_full(&self) -> bool {
-        self.got.len() >= self.max
-    }
 }
 
 /// Everyone who waits in this process.
@@ -191,17 +101,7 @@ impl Room {
     /// Lets a pull in.
     pub(super) fn enter(&mut self, pull: Pull, now: Instant) {
         let lines: Vec<usize> = pull.sources.into_iter().map(|source| self.line(source)).collect();
-        let waiter = Waiter {
-            empty: vec![false; lines.len()],
-            lines,
-            max: pull.max.min(MAX_BATCH),
-            at_once: pull.wait.is_zero(),
-            deadline: now + pull.wait,
-            patience: now + self.patience,
-            got: Vec::new(),
-            stage: Stage::Walking,
-            answer: pull.answer,
-        };
+        let waiter = Waiter::new(lines, pull.max.min(MAX_BATCH), pull.wait, pull.answer, now, self.patience);
         self.note(if waiter.at_once { waiter.patience } else { waiter.deadline });
         self.waiters.push(waiter);
     }
@@ -524,12 +424,5 @@ impl Room {
         let stashed = self.lines.iter_mut().flat_map(|line| mem::take(&mut line.stash)).map(|(_, caught)| caught);
         let held = self.waiters.drain(..).flat_map(|waiter| waiter.got);
         stashed.chain(held).map(|caught| caught.reply).collect()
-    }
-}
-
-impl Refusal {
-    /// The error of a pull at the server `at`.
-    pub(super) fn error(self, link: &super::link::Link) -> BackendError {
-        link.unavailable(self.0)
     }
 }
