@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::http::{Connection, Limits, secret_header};
 use super::{LlmError, LlmReply, LlmRequest, Prepared, Provider};
-use crate::budget::{PriceTable, Reservation};
+use crate::budget::{ModelPrice, PriceTable, Reservation};
 use crate::config::Secret;
 use stream::Assembler;
 
@@ -223,7 +223,7 @@ impl Provider for OpenAi {
     ) -> Result<LlmReply, LlmError> {
         tracing::debug!(reservation = reservation.id(), bytes = prepared.body.len(), "sending a model call");
         let model = &prepared.worst_case.model;
-        let writes = self.models.get(model).is_some_and(|known| known.writes_cache_unasked());
+        let writes = self.models.get(model).is_some_and(ModelPrice::writes_cache_unasked);
         let assembler = Assembler::new(model, writes, self.max_reply_bytes);
         self.connection.exchange(prepared, assembler, cancel).await
     }

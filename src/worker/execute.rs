@@ -208,12 +208,12 @@ fn classify(error: &LlmError) -> TaskFailure {
         }
         (LlmError::Frozen { .. }, _) => failure.kind = FailureKind::Budget,
         (LlmError::Cancelled, _) => failure.kind = FailureKind::Cancelled,
-        (LlmError::Ledger(_), _) => {
+        (LlmError::Ledger(cause), _) if cause.retry().is_retryable() => {
             // Nothing was called, and the task is not to blame: it waits until the books answer again.
             failure.kind = FailureKind::Parked;
             failure.retry_after_ms = Some(u64::try_from(LEDGER_PAUSE.as_millis()).unwrap_or(u64::MAX));
         }
-        (LlmError::Exhausted { .. }, _) | (_, Retry::Now | Retry::Exhausted) => {}
+        (LlmError::Ledger(_) | LlmError::Exhausted { .. }, _) | (_, Retry::Now | Retry::Exhausted) => {}
         (_, Retry::After(delay)) => {
             failure.kind = FailureKind::Parked;
             failure.retry_after_ms = Some(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));

@@ -139,11 +139,14 @@ enum Event<'a> {
 }
 
 #[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type")]
 enum Delta<'a> {
-    TextDelta { text: &'a str },
-    SignatureDelta { signature: &'a str },
-    InputJsonDelta { partial_json: &'a str },
+    #[serde(rename = "text_delta")]
+    Text { text: &'a str },
+    #[serde(rename = "signature_delta")]
+    Signature { signature: &'a str },
+    #[serde(rename = "input_json_delta")]
+    InputJson { partial_json: &'a str },
 }
 
 #[derive(Serialize)]
@@ -254,7 +257,7 @@ impl Outgoing<'_> {
             let content_block = Content::Thinking { thinking: "", signature: "" };
             write_event(out, &Event::ContentBlockStart { index, content_block });
             write_event(out, &Event::Ping);
-            let delta = Delta::SignatureDelta { signature: Self::SIGNATURE };
+            let delta = Delta::Signature { signature: Self::SIGNATURE };
             write_event(out, &Event::ContentBlockDelta { index, delta });
             write_event(out, &Event::ContentBlockStop { index });
             index += 1;
@@ -269,7 +272,7 @@ impl Outgoing<'_> {
         if self.fault == Some(Fault::ToolCut) {
             let content_block = Content::ToolUse { id: "toolu_fake", name: "write_file", input: Empty {} };
             write_event(out, &Event::ContentBlockStart { index, content_block });
-            let delta = Delta::InputJsonDelta { partial_json: PARTIAL_JSON };
+            let delta = Delta::InputJson { partial_json: PARTIAL_JSON };
             write_event(out, &Event::ContentBlockDelta { index, delta });
             events.half = out.len();
         }
@@ -292,7 +295,7 @@ impl Outgoing<'_> {
         let mut half = None;
         for (end, text) in pieces(self.text) {
             let at = out.len();
-            write_event(out, &Event::ContentBlockDelta { index, delta: Delta::TextDelta { text } });
+            write_event(out, &Event::ContentBlockDelta { index, delta: Delta::Text { text } });
             self.break_encoding(out, at, end == text.len());
             if end * 2 >= self.text.len() {
                 half.get_or_insert(out.len());

@@ -4,6 +4,8 @@
 //! work again is measured. What must hold afterwards: every file once, nothing stored paid for again, and books that agree
 //! with the provider's own bill to the micro-dollar as far as anybody can know.
 
+#![allow(clippy::print_stderr, reason = "the figures are what people look for")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -185,7 +187,7 @@ fn survive(seed: u64) {
         let enough = 20 + turn * 40;
         bout.cluster.wait_for(&bout.backend, &bout.job, |log| (done(log) >= enough).then_some(()));
         let took = bout.suffer(trouble, &mut random);
-        println!("seed {seed}: {trouble:?} after {enough} files: at work again after {took:?}");
+        eprintln!("seed {seed}: {trouble:?} after {enough} files: at work again after {took:?}");
         recoveries.push((trouble, took));
     }
     let end = bout.cluster.wait_for_end(&bout.backend, &bout.job);
@@ -231,7 +233,7 @@ fn assert_books(bout: &Bout, seed: u64) {
     assert!(settled <= billed && billed <= balance.spent, "seed {seed}: {settled} <= {billed} <= {}", balance.spent);
     let again: u64 = keys.values().map(|calls| calls - 1).sum();
     assert!(again <= lost + failures, "seed {seed}: {again} calls made again, {lost} lost, {failures} failed");
-    println!(
+    eprintln!(
         "seed {seed}: {calls} calls, {again} of them made again; billed {billed}, spent {}, of which {expired} for {lost} calls that were cut off",
         balance.spent
     );
