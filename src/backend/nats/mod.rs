@@ -2,8 +2,8 @@
 //!
 //! One connection per process carries everything. Streams hold what must not be lost, a consumer per queue hands it out, and
 //! core messages carry the hints; names and settings are those of DESIGN §4. What JetStream does badly is done here instead:
-//! waiting for messages of many queues in order of urgency ([`room`]), retries ([`mover`]), bodies larger than a message
-//! ([`carry`]), and knowing whose a delivery is ([`held`]). Nothing in here may be relied on beyond the traits.
+//! waiting for messages of many queues in order of urgency (`room`), retries (`mover`), bodies larger than a message
+//! (`carry`), and knowing whose a delivery is (`held`). Nothing in here may be relied on beyond the traits.
 
 mod artifacts;
 mod broker;
