@@ -366,3 +366,61 @@ async fn garbage_on_our_subjects_ends_as_dead_letters_or_is_stepped_over() {
     let jobs = backend.events.jobs().await.unwrap();
     assert_eq!(jobs.iter().map(|entry| (entry.job.as_str(), entry.last_seq)).collect::<Vec<_>>(), [("j", 4)]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_goes_on_when_one_of_three_servers_dies_and_loses_nothing() {
+    let [first, second, third] = NatsServer::cluster();
+    let urls = [&first, &second, &third].map(NatsServer::url).join(",");
+    let mut servers = Servers::with(first);
+    servers.options.nats.servers = Secret::new(urls);
+    servers.options.nats.replicas = 3;
+    let started = Instant::now();
+    let backend = loop {
+        match servers.try_open().await {
+            Ok(backend) => break backend,
+            Err(error) => assert!(error.retry().is_retryable() && started.elapsed() < SOON * 2, "{error}"),
+        }
+    };
+    let log = job("j");
+    let (mut published, mut seq, mut kept) = (Vec::new(), 0, Vec::new());
+    for round in 0..60_u32 {
+        if round == 20 {
+            servers.nats.kill();
+        }
+        if round == 40 {
+            servers.nats.start_again();
+        }
+        let id = round.to_string();
+        publish_for_certain(&backend, &id).await;
+        published.push(id.clone());
+        seq = match backend.events.append(&log, seq, vec![dispatched(round)]).await {
+            Ok(last) => last,
+            Err(BackendError::Conflict { actual, .. }) if actual == seq + 1 => actual,
+            Err(error) => {
+                assert!(error.retry().is_retryable(), "{error}");
+                seq
+            }
+        };
+        while let Err(error) = backend.artifacts.put(Bytes::from(id.clone())).await {
+            assert!(error.retry().is_retryable(), "{error}");
+        }
+        kept.push(backend.artifacts.put(Bytes::from(id)).await);
+    }
+    let mut bodies = pull_all(&backend, published.len()).await;
+    bodies.sort();
+    published.sort();
+    assert_eq!(bodies, published);
+    let events = loop {
+        match backend.events.read(&log, 0, 1_000).await {
+            Ok(events) => break events,
+            Err(error) => assert!(error.retry().is_retryable(), "{error}"),
+        }
+    };
+    assert!(events.iter().map(|event| event.seq).eq(1..=events.len() as u64) && events.len() as u64 >= seq);
+    for (round, artifact) in kept.into_iter().enumerate() {
+        if let Ok(artifact) = artifact {
+            assert_eq!(backend.artifacts.get(&artifact).await.unwrap(), round.to_string());
+        }
+    }
+    drop((second, third));
+}

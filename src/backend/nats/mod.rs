@@ -33,7 +33,7 @@ mod tails;
 mod waiter;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use async_nats::jetstream::context::ContextBuilder;
@@ -60,7 +60,12 @@ use super::journal::Journal;
 use super::{Artifacts, BackendError, Broker, EventLog};
 use crate::clock::Clock;
 use crate::config::Secret;
+use crate::error::Coded;
 use crate::protocol::InstanceId;
+
+/// How long a cluster may take to form, and how often to look.
+const FORMING: Duration = Duration::from_secs(7);
+const FORMING_PAUSE: Duration = Duration::from_millis(200);
 
 /// How a process proves who it is.
 #[derive(Debug, Clone, Default)]
@@ -148,8 +153,7 @@ async fn start(
 ) -> Result<NatsStores, BackendError> {
     let (client, epoch) = connect(&options.nats, address, instance).await?;
     let mut link = link_to(&options.nats, &options.namespace, address, client, epoch);
-    streams::check_server(&link).await?;
-    link.replicas = streams::reconcile(&link, options.nats.max_queue_bytes).await?;
+    link.replicas = prepare(&link, options.nats.max_queue_bytes).await?;
     let stop = CancellationToken::new();
     let registration = Registration::new(&link.client, instance, &options.namespace).await;
     let lifeline = Lifeline { _registration: registration, _stop: stop.clone().drop_guard() };
@@ -165,6 +169,24 @@ async fn start(
     let broker = NatsBroker { link, sources, puller, hand, objects: objects.clone(), letters, signals, delays };
     let journal = Arc::new(journal);
     Ok(NatsStores { broker: Arc::new(broker), events: Arc::new(log), artifacts: Arc::new(objects), journal })
+}
+
+/// Sees to it that the streams are there; answers how many copies of them. A cluster that is only forming is waited for.
+async fn prepare(link: &Link, max_queue_bytes: u64) -> Result<usize, BackendError> {
+    let started = Instant::now();
+    loop {
+        let preparing = async {
+            streams::check_server(link).await?;
+            streams::reconcile(link, max_queue_bytes).await
+        };
+        match preparing.await {
+            Err(error) if error.retry().is_retryable() && started.elapsed() < FORMING => {
+                tracing::debug!(%error, "JetStream is not ready");
+                tokio::time::sleep(FORMING_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 fn link_to(

@@ -53,6 +53,10 @@ enum Answer {
     Account(Account),
 }
 
+/// What a cluster says that is only forming.
+const PASSING: [ErrorCode; 3] =
+    [ErrorCode::CLUSTER_NOT_AVAILABLE, ErrorCode::CLUSTER_NO_PEERS, ErrorCode::INSUFFICIENT_RESOURCES];
+
 const ALL: [StreamKind; 7] = [
     StreamKind::Tasks,
     StreamKind::Results,
@@ -89,7 +93,14 @@ pub(super) async fn check_server(link: &Link) -> Result<Account, BackendError> {
     };
     match answer {
         Answer::Account(account) => Ok(account),
-        Answer::Refused { error } => Err(refused(link, format!("JetStream is not enabled: {error}"), remedy)),
+        Answer::Refused { error } => {
+            let disabled = [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT];
+            Err(if disabled.contains(&error.error_code()) {
+                refused(link, format!("JetStream is not enabled: {error}"), remedy)
+            } else {
+                link.unavailable(format!("JetStream is not ready: {error}"))
+            })
+        }
     }
 }
 
@@ -231,6 +242,9 @@ async fn not_created(link: &Link, wanted: &Config, error: &CreateStreamError) ->
     match error.kind() {
         CreateStreamErrorKind::TimedOut => link.late("creating a stream"),
         CreateStreamErrorKind::JetStreamUnavailable => link.unavailable("JetStream does not answer yet"),
+        CreateStreamErrorKind::JetStream(inner) if PASSING.contains(&inner.error_code()) => {
+            link.unavailable(format!("stream {name} cannot be created yet: {inner}"))
+        }
         CreateStreamErrorKind::JetStream(inner) if inner.error_code() == ErrorCode::STREAM_SUBJECT_OVERLAP => {
             let mut others = Vec::new();
             for subject in &wanted.subjects {

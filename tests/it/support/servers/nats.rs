@@ -53,6 +53,18 @@ impl NatsServer {
         Self::begin("", false)
     }
 
+    /// Three servers with JetStream that form a cluster.
+    pub(crate) fn cluster() -> [Self; 3] {
+        let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let ports = listeners.map(|listener| listener.local_addr().expect("an address").port());
+        let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(", ");
+        ports.map(|port| {
+            Self::with(&format!(
+                "server_name: s{port}\ncluster {{ name: c, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}"
+            ))
+        })
+    }
+
     fn begin(configuration: &str, jetstream: bool) -> Self {
         let mut log = String::new();
         for _ in 0..PORTS {
@@ -139,6 +151,18 @@ impl NatsServer {
         let script = format!("kill -{name} {}", self.child.id());
         let status = Command::new("sh").args(["-c", &script]).status().expect("sh runs");
         assert!(status.success(), "{script}");
+        // Threads stop one after the other, and until the last has, the server may still answer.
+        while name == "STOP" && !self.is_stopped() {
+            std::thread::yield_now();
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a process has threads");
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+        })
     }
 }
 
