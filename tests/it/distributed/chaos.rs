@@ -16,8 +16,10 @@ use codeswarm::protocol::{Event, JobId, JobOutcome, MicroUsd};
 use super::Cluster;
 use crate::support::{PATIENCE, Running, share, tree};
 
-/// The longest that the fleet may stand still after a fault.
-const RECOVERY: Duration = Duration::from_secs(5);
+/// The longest that the fleet may stand still after a fault; more where the machine may be busy with other tests.
+fn recovery() -> Duration {
+    share(Duration::from_secs(8), Duration::from_secs(5))
+}
 
 /// Longer than any lease of a delivery and than a process may be silent.
 const ASLEEP: Duration = Duration::from_millis(6_500);
@@ -199,7 +201,7 @@ fn survive(seed: u64) {
     let expected: BTreeSet<&str> = made_up.tasks.iter().map(|task| task.path.as_str()).collect();
     assert_eq!(files.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected, "seed {seed}");
     for (trouble, took) in recoveries {
-        assert!(took < RECOVERY, "seed {seed}: {trouble:?} took {took:?}");
+        assert!(took < recovery(), "seed {seed}: {trouble:?} took {took:?}");
     }
 }
 
