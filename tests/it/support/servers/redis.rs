@@ -54,20 +54,20 @@ impl RedisServer {
 
     /// A server with more command line options.
     pub(crate) fn with(arguments: &[&str]) -> Self {
-        Self::begin(arguments, String::new(), false)
+        Self::begin(arguments, "", false)
     }
 
     /// A server with more options that lets in whoever says `login`, as `user:password`.
     pub(crate) fn with_login(arguments: &[&str], login: &str) -> Self {
-        Self::begin(arguments, format!("{login}@"), false)
+        Self::begin(arguments, &format!("{login}@"), false)
     }
 
     /// A server that speaks nothing but TLS, with these options for it.
     pub(crate) fn with_tls(arguments: &[&str]) -> Self {
-        Self::begin(arguments, String::new(), true)
+        Self::begin(arguments, "", true)
     }
 
-    fn begin(arguments: &[&str], login: String, is_tls: bool) -> Self {
+    fn begin(arguments: &[&str], login: &str, is_tls: bool) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let mut log = String::new();
         for _ in 0..PORTS {
@@ -75,7 +75,7 @@ impl RedisServer {
             let port = free_port();
             let child = spawn(directory.path(), port, is_tls, &arguments);
             let mut server =
-                Self { child, port, directory, arguments: arguments.clone(), login: login.clone(), is_tls };
+                Self { child, port, directory, arguments: arguments.clone(), login: login.to_owned(), is_tls };
             if server.is_ready() {
                 return server;
             }
