@@ -9,7 +9,7 @@
 //! | `adjustment:<request>` | hash: the balance that the request was answered with |
 //! | `entry`, `entries`, `entries:<job>` | number of the newest entry, the stream of all, and the ids of each job's |
 //!
-//! No key expires. Every operation first turns a bounded number of overdue reservations into spending; those that have
+//! No key expires; a call leaves about 2 KB for good, its entries included. Every operation first turns a bounded number of overdue reservations into spending; those that have
 //! to wait still count as reserved, so that no limit is ever judged too kindly. Amounts stay exact up to 2⁵³ micro-dollars,
 //! nine billion dollars, and are held at that.
 
