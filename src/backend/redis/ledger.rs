@@ -1,15 +1,16 @@
-//! [`Ledger`] on counters: a hash per scope, a hash per reservation, and a stream of entries that is only ever added to.
+//! [`Ledger`] on counters: two hashes of them, a hash per reservation, and a stream of entries that is only ever added to.
 //!
 //! | Key below `<namespace>:{budget}:` | What |
 //! |---|---|
 //! | `epoch` | names these data; written once. Who has seen one and finds another, or none, refuses: data were lost |
-//! | `scope:<scope>` | hash: `limit spent reserved hold_back frozen` |
+//! | `spent`, `reserved` | hashes: the counters of every scope; whole hashes because a call falls into half a dozen scopes |
+//! | `rules` | hash by scope: `limit hold_back frozen`, `-` for no limit |
 //! | `reservation:<id>` | hash: `state amount charged overrun until scopes instance process job task agent model` |
 //! | `open` | sorted set of the open reservations by the end of their lease |
 //! | `adjustment:<request>` | hash: the balance that the request was answered with |
 //! | `entry`, `entries`, `entries:<job>` | number of the newest entry, the stream of all, and the ids of each job's |
 //!
-//! No key expires. Every operation first turns a bounded number of overdue reservations into spending; those that have
+//! No key expires; a call leaves about 2 KB for good, its entries included. Every operation first turns a bounded number of overdue reservations into spending; those that have
 //! to wait still count as reserved, so that no limit is ever judged too kindly. Amounts stay exact up to 2⁵³ micro-dollars,
 //! nine billion dollars, and are held at that.
 

@@ -204,3 +204,39 @@ async fn a_server_whose_memory_is_full_refuses_writes_whole_and_says_what_to_do(
     assert_eq!(reserve(&*stores.ledger, "a", 10).await.unwrap(), ReserveOutcome::Granted);
     assert_eq!(put(&*stores.state, "k", Expected::Absent, "v").await.unwrap(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_are_heard_of_at_once_and_again_after_the_wire_was_cut() {
+    let (server, stores) = start().await;
+    let listeners = || {
+        let count: Vec<String> =
+            ::redis::from_redis_value(server.command("PUBSUB NUMSUB test:{state}:changed")).unwrap();
+        count[1].clone()
+    };
+    let is_heard = async |wanted: &str| {
+        let heard = async {
+            while listeners() != wanted {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(SOON, heard).await.expect("it listens");
+    };
+    assert_eq!(listeners(), "0", "who follows nothing does not listen");
+    let mut revision = stores.state.snapshot("").await.unwrap().revision;
+    for round in 0..2 {
+        let mut quickest = Duration::MAX;
+        for number in 0..10 {
+            let state = stores.state.clone();
+            let following = tokio::spawn(async move { state.changes("k", revision, 1, SOON).await.unwrap() });
+            is_heard("1").await;
+            let start = std::time::Instant::now();
+            put(&*stores.state, "other", Expected::Any, "v").await.unwrap();
+            put(&*stores.state, &format!("k{round}-{number}"), Expected::Absent, "v").await.unwrap();
+            revision = following.await.unwrap()[0].revision;
+            quickest = quickest.min(start.elapsed());
+        }
+        // Without hints each would take a good part of the second after which a follower looks anyway.
+        assert!(quickest < Duration::from_millis(300), "{quickest:?}");
+        server.command("CLIENT KILL TYPE pubsub");
+    }
+}

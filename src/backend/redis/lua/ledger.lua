@@ -11,25 +11,43 @@ if epoch ~= ARGV[2] then return redis.error_reply('DATALOST ' .. (epoch or 'none
 local function whole(amount) return format('%.0f', amount) end
 local at = whole(now)
 
-local function load_scope(name)
-    local found = call('HMGET', P .. ':scope:' .. name, 'limit', 'spent', 'reserved', 'hold_back', 'frozen')
-    return {
-        name = name,
-        limit = tonumber(found[1]),
-        spent = tonumber(found[2]) or 0,
-        reserved = tonumber(found[3]) or 0,
-        hold_back = tonumber(found[4]) or 0,
-        frozen = found[5] == '1',
-    }
+-- The rules of scopes, "limit hold_back frozen" with - for no limit, into the scopes. A window's, `account/day:2026-11-21`,
+-- are its policy's, `account/day`.
+local function add_rules(scopes)
+    local of = {}
+    for i, scope in ipairs(scopes) do
+        local policy = string.match(scope.name, '^(account/%a+):')
+        scope.is_window, of[i] = policy ~= nil, policy or scope.name
+    end
+    for i, rules in ipairs(call('HMGET', P .. ':rules', unpack(of))) do
+        local limit, hold_back, frozen = string.match(rules or '- 0 0', '^(%S+) (%d+) (%d)$')
+        local scope = scopes[i]
+        scope.limit, scope.hold_back, scope.frozen = tonumber(limit), tonumber(hold_back), frozen == '1'
+    end
+    return scopes
 end
 
--- The same counters under the limit that holds for them: a window's, `account/day:2026-11-21`, is its policy's, `account/day`.
-local function effective(scope)
-    local policy = string.match(scope.name, '^(account/%a+):')
-    if not policy then return scope end
-    local under = load_scope(policy)
-    under.name, under.spent, under.reserved = scope.name, scope.spent, scope.reserved
-    return under
+-- All scopes at once, because a call falls into half a dozen.
+local function load_scopes(names)
+    local scopes = {}
+    local spent, reserved = call('HMGET', P .. ':spent', unpack(names)), call('HMGET', P .. ':reserved', unpack(names))
+    for i, name in ipairs(names) do
+        scopes[i] = { name = name, spent = tonumber(spent[i]) or 0, reserved = tonumber(reserved[i]) or 0 }
+    end
+    return scopes
+end
+
+-- Writes what `of` makes of each scope.
+local function write(counter, scopes, of)
+    local fields = {}
+    for i, scope in ipairs(scopes) do
+        fields[2 * i - 1], fields[2 * i] = scope.name, of(scope)
+    end
+    call('HSET', P .. ':' .. counter, unpack(fields))
+end
+
+local function rules(scope)
+    return (scope.limit and whole(scope.limit) or '-') .. ' ' .. whole(scope.hold_back) .. (scope.frozen and ' 1' or ' 0')
 end
 
 local function balance(scope)
@@ -84,25 +102,31 @@ end
 
 -- Moves a reservation to another state with a charge, in all its scopes, and records it.
 local function close(reservation, state, charge, usage)
-    local before, scopes = reservation.state, {}
-    local aside = before == 'open' and reservation.amount or 0
+    local before, names = reservation.state, {}
+    for name in string.gmatch(reservation.scopes, '[^\n]+') do names[#names + 1] = name end
+    local scopes = load_scopes(names)
     local overrun = charge > reservation.amount
-    for name in string.gmatch(reservation.scopes, '[^\n]+') do
-        local scope = load_scope(name)
-        scopes[#scopes + 1] = scope
-        -- What was released is no longer set aside, so that even the reserved amount may lead past a limit.
-        local limit = before == 'released' and effective(scope).limit
-        if limit and scope.spent + scope.reserved + charge > limit then overrun = true end
+    if overrun or before == 'released' then
+        add_rules(scopes)
+        for _, scope in ipairs(scopes) do
+            -- What was released is no longer set aside, so that even the reserved amount may lead past a limit.
+            local committed = scope.spent + scope.reserved + charge
+            if before == 'released' and scope.limit and committed > scope.limit then overrun = true end
+        end
     end
-    for _, scope in ipairs(scopes) do
-        local reserved = math.max(0, scope.reserved - aside)
-        local spent = math.min(MAX_MONEY, math.max(0, scope.spent - reservation.charged) + charge)
-        local name = P .. ':scope:' .. scope.name
-        -- An overrun freezes what it is charged to, but no window: tomorrow's is another one.
-        if overrun and not string.find(scope.name, '^account/') then
-            call('HSET', name, 'spent', whole(spent), 'reserved', whole(reserved), 'frozen', 1)
-        else
-            call('HSET', name, 'spent', whole(spent), 'reserved', whole(reserved))
+    write('spent', scopes, function(scope)
+        return whole(math.min(MAX_MONEY, math.max(0, scope.spent - reservation.charged) + charge))
+    end)
+    if before == 'open' then
+        write('reserved', scopes, function(scope) return whole(math.max(0, scope.reserved - reservation.amount)) end)
+    end
+    if overrun then
+        for _, scope in ipairs(scopes) do
+            -- No window: tomorrow's is another one.
+            if not scope.is_window and not scope.frozen then
+                scope.frozen = true
+                call('HSET', P .. ':rules', scope.name, rules(scope))
+            end
         end
     end
     call('HSET', P .. ':reservation:' .. reservation.id, 'state', state, 'charged', whole(charge),

@@ -4,7 +4,7 @@ expire_due()
 local request, what, amount = ARGV[3], ARGV[5], tonumber(ARGV[6])
 local recorded = call('HMGET', P .. ':adjustment:' .. request, 'limit', 'spent', 'reserved', 'hold_back', 'frozen')
 if recorded[2] then return { 1, recorded[1] or '', recorded[2], recorded[3], recorded[4], recorded[5] } end
-local scope = load_scope(ARGV[4])
+local scope = add_rules(load_scopes({ ARGV[4] }))[1]
 if what == 'limit' then
     scope.limit = amount
 elseif what == 'top-up' and (scope.limit or ARGV[9] == '1') then
@@ -17,9 +17,7 @@ elseif what == 'freeze' or what == 'thaw' then
 end
 if scope.limit and scope.limit > MAX_MONEY then return { 0, whole(scope.limit) } end
 local limit, spent, reserved, hold_back, frozen = balance(scope)
-local name = P .. ':scope:' .. scope.name
-call('HSET', name, 'spent', spent, 'reserved', reserved, 'hold_back', hold_back, 'frozen', frozen)
-if scope.limit then call('HSET', name, 'limit', limit) else call('HDEL', name, 'limit') end
+call('HSET', P .. ':rules', scope.name, rules(scope))
 call('HSET', P .. ':adjustment:' .. request, 'limit', limit, 'spent', spent, 'reserved', reserved,
     'hold_back', hold_back, 'frozen', frozen)
 enter('adjust', request, { ARGV[8], '', '', '' }, '0', '0', nil, ARGV[7])

@@ -1,11 +1,5 @@
 -- Does again what the journal says was done, in its order and at its times. ARGV: now, epoch, the records as JSON.
 -- Limits are not asked: what was done once was within them, or was a person's decision.
-local function scopes_of(names)
-    local all = {}
-    for _, name in ipairs(names) do all[#all + 1] = load_scope(name) end
-    return all
-end
-
 local steps = {}
 
 function steps.reserve(record)
@@ -16,10 +10,9 @@ function steps.reserve(record)
         if not seen[scope] then names[#names + 1] = scope end
         seen[scope] = true
     end
-    for _, scope in ipairs(scopes_of(names)) do
-        local reserved = math.min(MAX_MONEY, scope.reserved + record.amount)
-        call('HSET', P .. ':scope:' .. scope.name, 'reserved', whole(reserved))
-    end
+    write('reserved', load_scopes(names), function(scope)
+        return whole(math.min(MAX_MONEY, scope.reserved + record.amount))
+    end)
     call('HSET', name, 'state', 'open', 'amount', whole(record.amount), 'until', whole(record['until']),
         'scopes', table.concat(names, '\n'), 'instance', record.instance, 'process', record.instance, 'job', record.job,
         'task', record.task, 'agent', record.agent, 'model', record.model)
@@ -51,15 +44,14 @@ function steps.release(record)
 end
 
 function steps.adjust(record)
-    local adjustment, name = P .. ':adjustment:' .. record.request, P .. ':scope:' .. record.scope
+    local adjustment = P .. ':adjustment:' .. record.request
     if call('EXISTS', adjustment) == 1 then return end
-    local scope = load_scope(record.scope)
-    local limit = record.limit and record.limit ~= cjson.null and whole(record.limit) or ''
-    local held, frozen = whole(record.hold_back), record.frozen and '1' or '0'
-    call('HSET', name, 'spent', whole(scope.spent), 'reserved', whole(scope.reserved), 'hold_back', held, 'frozen', frozen)
-    if limit == '' then call('HDEL', name, 'limit') else call('HSET', name, 'limit', limit) end
-    call('HSET', adjustment, 'limit', limit, 'spent', whole(scope.spent), 'reserved', whole(scope.reserved),
-        'hold_back', held, 'frozen', frozen)
+    local scope = load_scopes({ record.scope })[1]
+    scope.limit = record.limit ~= cjson.null and record.limit or nil
+    scope.hold_back, scope.frozen = record.hold_back, record.frozen
+    call('HSET', P .. ':rules', scope.name, rules(scope))
+    local limit, spent, reserved, held, frozen = balance(scope)
+    call('HSET', adjustment, 'limit', limit, 'spent', spent, 'reserved', reserved, 'hold_back', held, 'frozen', frozen)
     local job = string.match(record.scope, '^job:([^/]+)') or ''
     enter('adjust', record.request, { job, '', '', '' }, '0', '0', nil, record.note)
 end

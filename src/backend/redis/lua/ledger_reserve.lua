@@ -6,12 +6,11 @@ expire_due()
 local id, amount, first = ARGV[3], tonumber(ARGV[4]), 13
 local name = P .. ':reservation:' .. id
 if call('EXISTS', name) == 1 then return { 1 } end
-local scopes, names = {}, {}
-for i = first, #ARGV do
-    local place = i - first + 1
-    names[place] = string.sub(ARGV[i], 2)
-    scopes[place] = effective(load_scope(names[place]))
-    if scopes[place].frozen then return { 3, place - 1 } end
+local names = {}
+for i = first, #ARGV do names[i - first + 1] = string.sub(ARGV[i], 2) end
+local scopes = add_rules(load_scopes(names))
+for i, scope in ipairs(scopes) do
+    if scope.frozen then return { 3, i - 1 } end
 end
 for i, scope in ipairs(scopes) do
     if scope.limit then
@@ -22,9 +21,7 @@ for i, scope in ipairs(scopes) do
         return { 2, i - 1, 0 }
     end
 end
-for _, scope in ipairs(scopes) do
-    call('HSET', P .. ':scope:' .. scope.name, 'reserved', whole(math.min(MAX_MONEY, scope.reserved + amount)))
-end
+write('reserved', scopes, function(scope) return whole(math.min(MAX_MONEY, scope.reserved + amount)) end)
 local ends = whole(now + tonumber(ARGV[5]))
 call('HSET', name, 'state', 'open', 'amount', ARGV[4], 'until', ends,
     'scopes', table.concat(names, '\n'), 'instance', ARGV[7], 'process', ARGV[8], 'job', ARGV[9], 'task', ARGV[10],

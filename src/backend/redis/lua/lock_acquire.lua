@@ -84,7 +84,7 @@ if not blocker and (permits == 0 or permits < capacity) then
 end
 if ARGV[8] ~= '1' then return { 'busy', blocker or permit } end
 
-local cycle = deadlock(owner, name, resource)
+local cycle = deadlock(owner, name, resource, place)
 if cycle then
     leave(name, owner)
     table.insert(cycle, 1, 'deadlock')

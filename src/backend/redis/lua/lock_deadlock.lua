@@ -144,8 +144,26 @@ local function path_back(graph, from, goal, stuck, seen, path)
     return false
 end
 
+-- The usual case, found with one look: the holders wait for nothing, and those ahead for nothing else, so that all of them
+-- will be served.
+local function is_plain_queue(owner, name, resource, place)
+    local owners, holders = { owner }, #resource.holders
+    for i, holder in ipairs(resource.holders) do owners[i + 1] = holder.owner end
+    for i = 1, place - 1 do owners[holders + 1 + i] = resource.waiters[i].owner end
+    for from = 1, #owners, 1000 do
+        local last = math.min(#owners, from + 999)
+        for i, waits in ipairs(redis.call('HMGET', P .. ':waiting', unpack(owners, from, last))) do
+            local at = from + i - 1
+            local is_holder = at > 1 and at <= holders + 1
+            if waits and (is_holder or waits ~= name) then return false end
+        end
+    end
+    return true
+end
+
 -- The cycle that `owner` would close by waiting for `name`, itself first; nil when there is none.
-local function deadlock(owner, name, resource)
+local function deadlock(owner, name, resource, place)
+    if is_plain_queue(owner, name, resource, place) then return nil end
     local graph = explore(owner, name, resource)
     local stuck = graph and stuck_with(graph, owner)
     if not stuck then return nil end
