@@ -20,6 +20,7 @@ mod golden;
 mod llm;
 mod operations;
 mod nats_faults;
+mod nats_garbage;
 mod nats_login;
 mod nats_stores;
 mod redelivery;

@@ -274,9 +274,9 @@ async fn long_logs_are_read_page_by_page_and_large_appends_are_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_process_answers_as_a_micro_service_with_its_name() {
+async fn every_process_answers_as_a_micro_service_with_its_name_until_its_stores_are_dropped() {
     let servers = start();
-    let _backend = servers.open().await;
+    let backend = servers.open().await;
     let client = async_nats::connect(servers.nats.url()).await.unwrap();
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await.unwrap();
@@ -285,6 +285,12 @@ async fn every_process_answers_as_a_micro_service_with_its_name() {
     let pong: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
     assert!(pong["name"].as_str().unwrap().starts_with("codeswarm-i"), "{pong}");
     assert!(pong["metadata"]["instance"].as_str().unwrap().ends_with("-worker"), "{pong}");
+    drop(backend);
+    let started = Instant::now();
+    // Nobody there to answer means that the connection is gone, and with it whatever ran in the background.
+    while client.request("$SRV.PING", Bytes::new()).await.is_ok() {
+        assert!(started.elapsed() < SOON);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

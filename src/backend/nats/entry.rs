@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     fn stored(sequence: u64, headers: HeaderMap) -> Stored {
-        Stored { sequence, headers, payload: Bytes::new() }
+        Stored { sequence, headers, payload: Bytes::new(), is_sound: true }
     }
 
     #[test]

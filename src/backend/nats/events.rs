@@ -107,22 +107,21 @@ impl Log {
         }
     }
 
-    /// The end of a log whose newest message is somebody else's.
+    /// The end of a log whose newest message is somebody else's. Read one by one, for such a message may be of the kind that
+    /// must not be delivered.
     async fn tip_before(&self, job: &JobId, newest: u64) -> Result<Tip, BackendError> {
-        let mut scan = self.reader.scan(&self.link.names.event(job), 1).await?;
-        let mut tip = Tip::default();
-        loop {
-            let found = scan.read(BATCH).await?;
-            if found.is_empty() {
-                tip.message = tip.message.max(newest);
-                return Ok(tip);
-            }
-            for stored in found {
-                let next = Tip::read(&stored)
-                    .filter(|_| Place::read(Some(&stored.headers)).is_some_and(|place| place.first == tip.last + 1));
-                tip = next.unwrap_or(Tip { message: stored.sequence, ..tip });
-            }
+        let subject = self.link.names.event(job);
+        let mut tip = self.remember(job, |memory| memory.tip).unwrap_or_default();
+        while tip.message < newest {
+            let Some(stored) = self.reader.next(&subject, tip.message + 1).await? else { break };
+            let follows = |place: Place| place.first == tip.last + 1;
+            tip = match Tip::read(&stored).filter(|_| Place::read(Some(&stored.headers)).is_some_and(follows)) {
+                Some(next) => next,
+                None => Tip { message: stored.sequence, ..tip },
+            };
         }
+        self.remember_tip(job, tip);
+        Ok(tip)
     }
 
     fn conflict(job: &JobId, expected: u64, actual: u64) -> BackendError {
@@ -148,6 +147,44 @@ impl Log {
         }
         Ok(page.events.len() < page.limit && page.next <= page.last)
     }
+
+    /// Reads at most `most` messages one by one; true when the page is complete.
+    async fn read_singly(&self, page: &mut Page<'_>, most: usize) -> Result<bool, BackendError> {
+        let subject = self.link.names.event(page.job);
+        for _ in 0..most {
+            let Some(stored) = self.reader.next(&subject, page.message).await? else { return Ok(true) };
+            if !self.collect(page, stored).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads the rest of the page in batches; false when that did not work, as with a message that must not be delivered.
+    async fn read_many(&self, page: &mut Page<'_>) -> bool {
+        let reading = async {
+            let mut scan = self.reader.scan(&self.link.names.event(page.job), page.message).await?;
+            loop {
+                let found = scan.read(BATCH.min(page.limit)).await?;
+                let is_over = found.is_empty();
+                for stored in found {
+                    if !self.collect(page, stored).await? {
+                        return Ok::<_, BackendError>(());
+                    }
+                }
+                if is_over {
+                    return Ok(());
+                }
+            }
+        };
+        match reading.await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "a log is read message by message");
+                false
+            }
+        }
+    }
 }
 
 /// A reading in progress.
@@ -168,7 +205,7 @@ struct Page<'a> {
 impl EventLog for Log {
     async fn append(&self, job: &JobId, expected: u64, events: Vec<Event>) -> Result<u64, BackendError> {
         let body = encode(&events)?;
-        let remembered = self.remember(job, |memory| memory.tip.take());
+        let remembered = self.remember(job, |memory| memory.tip);
         let mut tip = match remembered.filter(|tip| tip.last == expected) {
             Some(tip) if !events.is_empty() => tip,
             _ => self.tip(job).await?,
@@ -216,24 +253,10 @@ impl EventLog for Log {
             self.collect(&mut page, newest).await?;
             return Ok(page.events);
         }
-        for _ in 0..SINGLES {
-            let Some(stored) = self.reader.next(&subject, page.message).await? else { return Ok(page.events) };
-            if !self.collect(&mut page, stored).await? {
-                return Ok(page.events);
-            }
+        if !self.read_singly(&mut page, SINGLES).await? && !self.read_many(&mut page).await {
+            self.read_singly(&mut page, usize::MAX).await?;
         }
-        let mut scan = self.reader.scan(&subject, page.message).await?;
-        loop {
-            let found = scan.read(BATCH.min(limit)).await?;
-            if found.is_empty() {
-                return Ok(page.events);
-            }
-            for stored in found {
-                if !self.collect(&mut page, stored).await? {
-                    return Ok(page.events);
-                }
-            }
-        }
+        Ok(page.events)
     }
 
     async fn wait(&self, job: &JobId, after: u64, wait: Duration) -> Result<bool, BackendError> {

@@ -12,21 +12,27 @@ use super::link::{Link, Post, header, headers, number, set};
 use super::names::{AT, BODY, DEDUPE, EXPECTED_LAST, QUEUE, REASON, StreamKind};
 use super::stored::{Reader, Stored};
 use crate::backend::bound::bounded;
-use crate::backend::{BackendError, DeadLetter, Outgoing};
+use crate::backend::{BackendError, DeadLetter, Outgoing, Queue};
 use crate::clock::{Clock, Timestamp};
+
+/// Writes dead letters of messages as they are.
+#[derive(Debug, Clone)]
+pub(super) struct LetterWriter {
+    link: Link,
+    clock: Clock,
+}
 
 /// The dead letters of a namespace.
 pub(super) struct Letters {
     link: Link,
     reader: Reader,
     objects: ObjectStore,
-    clock: Clock,
+    writer: LetterWriter,
 }
 
-impl Letters {
-    pub(super) async fn new(link: &Link, objects: &ObjectStore, clock: Clock) -> Result<Self, BackendError> {
-        let reader = Reader::new(link, StreamKind::Letters).await?;
-        Ok(Self { link: link.clone(), reader, objects: objects.clone(), clock })
+impl LetterWriter {
+    pub(super) fn new(link: &Link, clock: Clock) -> Self {
+        Self { link: link.clone(), clock }
     }
 
     fn post(&self, queue: &str, dedupe: &str, place: &str, reason: &str) -> Post {
@@ -42,10 +48,25 @@ impl Letters {
         Post { subject: self.link.names.letter(queue, dedupe, place), headers, payload: bytes::Bytes::new() }
     }
 
+    /// Stores the body of a message whose headers nobody can read.
+    pub(super) async fn bury_unreadable(&self, queue: &Queue, found: &Stored) -> Result<(), BackendError> {
+        let place = found.sequence.to_string();
+        let mut post = self.post(&queue.to_string(), &format!("message {place}"), &place, "its headers cannot be read");
+        post.payload = found.payload.clone();
+        self.link.publish(vec![post]).await.map(drop)
+    }
+}
+
+impl Letters {
+    pub(super) async fn new(link: &Link, objects: &ObjectStore, writer: LetterWriter) -> Result<Self, BackendError> {
+        let reader = Reader::new(link, StreamKind::Letters).await?;
+        Ok(Self { link: link.clone(), reader, objects: objects.clone(), writer })
+    }
+
     /// Stores deliveries that are given up. A delivery that comes again and is given up again is the same letter.
     pub(super) async fn bury(&self, given_up: &[(&Held, &str)]) -> Result<(), BackendError> {
         let posts = given_up.iter().map(|(held, reason)| {
-            let mut post = self.post(&held.queue, &held.dedupe(), &held.sequence.to_string(), reason);
+            let mut post = self.writer.post(&held.queue, &held.dedupe(), &held.sequence.to_string(), reason);
             if let Some(body) = header(held.headers.as_ref(), BODY) {
                 set(&mut post.headers, BODY, body.to_owned());
             }
@@ -64,7 +85,7 @@ impl Letters {
             if self.reader.last(&all).await?.is_some() {
                 return Ok(None);
             }
-            let mut post = self.post(&queue, &message.dedupe, "0", &reason);
+            let mut post = self.writer.post(&queue, &message.dedupe, "0", &reason);
             post.payload = carry::wrap(&self.link, &self.objects, &mut post.headers, message.body).await?;
             Ok::<_, BackendError>(Some(post))
         }));

@@ -4,6 +4,7 @@
 //! one per kind of question. Alerts are read first, so that a message is never overtaken by the news that there is none. A
 //! lost connection is noticed by its replacement, upon which everything is asked anew at once (research: engines §3a, 3).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,8 @@ struct Puller {
     inbox: String,
     alerts: Subscriber,
     probes: Subscriber,
+    /// Servers this process was connected to; one that was restarted has a new id.
+    servers: HashSet<String>,
 }
 
 /// Starts the task; it ends with `stop`.
@@ -63,6 +66,7 @@ pub(super) async fn start(
         room: Room::new(commands.clone(), link.timeout, Instant::now()),
         commands: commands.clone(),
         inbox,
+        servers: HashSet::from([link.client.server_info().server_id]),
     };
     tokio::spawn(puller.run(queue, stop));
     Ok(commands)
@@ -85,7 +89,7 @@ impl Puller {
                     if changed.is_err() {
                         break;
                     }
-                    self.room.connected();
+                    self.reconnected();
                 }
                 () = tokio::time::sleep_until(wake) => {
                     if !self.link.is_connected() {
@@ -105,6 +109,7 @@ impl Puller {
                     Command::Pull(pull) => self.room.enter(pull, now),
                     Command::Return(caught) => self.room.returned(caught, now),
                     Command::Ready(line) => self.room.ready(line),
+                    Command::Connected => self.room.connected(),
                 }
             }
             for action in self.room.settle(now) {
@@ -112,6 +117,23 @@ impl Puller {
             }
         }
         self.give_all_back().await;
+    }
+
+    /// Asks everything anew. A connection that a known server has ended may have been ended by a message, which is looked for
+    /// first.
+    fn reconnected(&mut self) {
+        let server = self.link.client.server_info().server_id;
+        if self.servers.insert(server) {
+            self.room.connected();
+            return;
+        }
+        self.room.disconnected();
+        let (sources, commands) = (Arc::clone(&self.sources), self.commands.clone());
+        tokio::spawn(async move {
+            sources.inspect().await;
+            // Without a puller the process is ending.
+            let _ = commands.send(Command::Connected);
+        });
     }
 
     /// Takes in what has arrived meanwhile, alerts first.

@@ -8,13 +8,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PullConsumer, ReplayPolicy, pull};
 use async_nats::jetstream::stream::ConsumerErrorKind;
 use futures_util::future::try_join_all;
 
 use super::connect::server;
 use super::link::Link;
-use super::names::{StreamKind, consumer, description};
+use super::names::{StreamKind, consumer as consumer_name, description};
+use super::quarantine::Quarantine;
 use crate::backend::{BackendError, Depth, Queue};
 
 /// Pulls of all processes that may wait on one consumer.
@@ -39,12 +40,13 @@ pub(super) struct Source {
 pub(super) struct Sources {
     link: Link,
     ack_wait: Duration,
+    quarantine: Quarantine,
     known: Mutex<HashMap<Queue, Arc<Source>>>,
 }
 
 impl Sources {
-    pub(super) fn new(link: Link, ack_wait: Duration) -> Self {
-        Self { link, ack_wait, known: Mutex::default() }
+    pub(super) fn new(link: Link, ack_wait: Duration, quarantine: Quarantine) -> Self {
+        Self { link, ack_wait, quarantine, known: Mutex::default() }
     }
 
     /// The sources of `queues`, in their order.
@@ -70,7 +72,7 @@ impl Sources {
     /// Creates the consumer of `queue`, or brings it up to date.
     pub(super) async fn create(&self, queue: &Queue) -> Result<Arc<Source>, BackendError> {
         let kind = StreamKind::of(queue);
-        let (stream, durable) = (self.link.names.stream(kind), consumer(queue));
+        let (stream, durable) = (self.link.names.stream(kind), consumer_name(queue));
         let subject = self.link.names.queue(queue);
         let config = pull::Config {
             durable_name: Some(durable.clone()),
@@ -99,7 +101,10 @@ impl Sources {
                 _ => self.link.unavailable(format!("consumer {durable} of stream {stream}: {error}")),
             })
         };
-        self.link.within("creating a consumer", creating).await?;
+        let created: PullConsumer = self.link.within("creating a consumer", creating).await?;
+        if created.cached_info().num_redelivered > 0 {
+            self.quarantine.inspect(queue, created.cached_info()).await?;
+        }
         let letter = match kind {
             StreamKind::Results => 'r',
             StreamKind::Commands => 'c',
@@ -111,16 +116,31 @@ impl Sources {
         Ok(source)
     }
 
-    /// How full `queue` is, as the server tells. What waits to be delivered again counts as in flight.
-    pub(super) async fn depth(&self, queue: &Queue) -> Result<Depth, BackendError> {
-        self.one(queue).await?;
-        let (stream, durable) = (self.link.names.stream(StreamKind::of(queue)), consumer(queue));
+    /// Looks at what is in flight in all queues this process uses.
+    pub(super) async fn inspect(&self) {
+        let queues: Vec<Queue> = self.known.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        for queue in queues {
+            let inspecting = async { self.quarantine.inspect(&queue, &self.info(&queue).await?).await };
+            if let Err(error) = inspecting.await {
+                tracing::debug!(%error, %queue, "not looked at");
+            }
+        }
+    }
+
+    async fn info(&self, queue: &Queue) -> Result<consumer::Info, BackendError> {
+        let (stream, durable) = (self.link.names.stream(StreamKind::of(queue)), consumer_name(queue));
         let asking = async {
             let stream = self.link.context.get_stream_no_info(&stream).await;
             let stream = stream.map_err(|error| self.link.unavailable(error))?;
             stream.consumer_info(&durable).await.map_err(|error| self.link.unavailable(error))
         };
-        let info = self.link.within("asking for a queue's depth", asking).await?;
+        self.link.within("asking about a queue", asking).await
+    }
+
+    /// How full `queue` is, as the server tells. What waits to be delivered again counts as in flight.
+    pub(super) async fn depth(&self, queue: &Queue) -> Result<Depth, BackendError> {
+        self.one(queue).await?;
+        let info = self.info(queue).await?;
         Ok(Depth { waiting: info.num_pending, in_flight: info.num_ack_pending as u64 })
     }
 }

@@ -1,18 +1,19 @@
 //! Reading what streams hold: the newest message of a subject, the next one, and many in one go.
 //!
-//! Single messages are asked for directly, which any copy may answer only where that cannot mislead; otherwise the stream's
-//! leader is asked. Many are read through a consumer that lives as long as the reading does, so that 20,000 events take a
-//! handful of requests. Reading must never change what a stream holds.
+//! Bytes that never change are asked for directly, which any copy may answer; for everything else the stream's leader is asked.
+//! Many messages are read through a consumer that lives as long as the reading does, so that 20,000 events take a handful of
+//! requests. Reading must never change what a stream holds.
 
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{DirectGetErrorKind, RawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use async_nats::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 
+use super::get::{Query, get};
 use super::link::Link;
 use super::names::StreamKind;
 use super::streams::may_read_any_copy;
@@ -28,14 +29,17 @@ const BATCH: usize = 512;
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
     pub(super) sequence: u64,
+    /// Empty if they cannot be read.
     pub(super) headers: HeaderMap,
     pub(super) payload: Bytes,
+    /// Whether the headers can be read.
+    pub(super) is_sound: bool,
 }
 
 impl From<StreamMessage> for Stored {
     fn from(message: StreamMessage) -> Self {
         let StreamMessage { sequence, headers, payload, .. } = message;
-        Self { sequence, headers, payload }
+        Self { sequence, headers, payload, is_sound: true }
     }
 }
 
@@ -53,15 +57,15 @@ impl Reader {
     pub(super) async fn new(link: &Link, kind: StreamKind) -> Result<Self, BackendError> {
         let name = link.names.stream(kind);
         let stream = link.context.get_stream_no_info(&name).await.map_err(|error| link.unavailable(error))?;
-        let direct = may_read_any_copy(kind, link.replicas);
+        let direct = may_read_any_copy(kind);
         Ok(Self { link: link.clone(), stream, name, direct })
     }
 
-    /// The newest message of `subject`, which may hold wildcards.
+    /// The newest message of `subject`, which may hold wildcards unless bytes are read.
     pub(super) async fn last(&self, subject: &str) -> Result<Option<Stored>, BackendError> {
         self.link
             .within("a read", async {
-                if self.direct && !subject.contains('*') {
+                if self.direct {
                     match self.stream.direct_get_last_for_subject(subject).await {
                         Ok(message) => return Ok(Some(message.into())),
                         Err(error) if !is_missing(&error.kind()) => return Err(self.link.unavailable(error)),
@@ -70,33 +74,15 @@ impl Reader {
                         Err(_) => {}
                     }
                 }
-                match self.stream.get_last_raw_message_by_subject(subject).await {
-                    Ok(message) => Ok(Some(message.into())),
-                    Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
-                    Err(error) => Err(self.link.unavailable(error)),
-                }
+                get(&self.link, &self.name, &Query { last_by_subj: Some(subject), ..Query::default() }).await
             })
             .await
     }
 
     /// The first message of `subject` at or after `sequence`.
     pub(super) async fn next(&self, subject: &str, sequence: u64) -> Result<Option<Stored>, BackendError> {
-        self.link
-            .within("a read", async {
-                if self.direct {
-                    return match self.stream.direct_get_next_for_subject(subject, Some(sequence)).await {
-                        Ok(message) => Ok(Some(message.into())),
-                        Err(error) if is_missing(&error.kind()) => Ok(None),
-                        Err(error) => Err(self.link.unavailable(error)),
-                    };
-                }
-                match self.stream.get_first_raw_message_by_subject(subject, sequence).await {
-                    Ok(message) => Ok(Some(message.into())),
-                    Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
-                    Err(error) => Err(self.link.unavailable(error)),
-                }
-            })
-            .await
+        let query = Query { next_by_subj: Some(subject), seq: Some(sequence.max(1)), ..Query::default() };
+        self.link.within("a read", get(&self.link, &self.name, &query)).await
     }
 
     /// Reads the messages of `subject`, which may hold wildcards, at or after `sequence`, oldest first.
@@ -196,7 +182,8 @@ impl Scan {
                 let message = message.map_err(|error| link.unavailable(error))?;
                 let sequence = message.info().map_err(|error| link.unavailable(error))?.stream_sequence;
                 let (message, _) = message.split();
-                found.push(Stored { sequence, headers: message.headers.unwrap_or_default(), payload: message.payload });
+                let headers = message.headers.unwrap_or_default();
+                found.push(Stored { sequence, headers, payload: message.payload, is_sound: true });
             }
             Ok(found)
         };

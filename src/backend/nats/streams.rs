@@ -108,10 +108,9 @@ fn refused(link: &Link, why: String, remedy: impl Into<String>) -> BackendError 
     BackendError::Refused { server: server(&link.at), why, remedy: remedy.into() }
 }
 
-/// Whether any of `copies` may answer a read, late as it may be: bytes that never change, and everything where there is only
-/// one copy.
-pub(super) fn may_read_any_copy(kind: StreamKind, copies: usize) -> bool {
-    kind == StreamKind::Artifacts || copies == 1
+/// Whether any copy may answer a read, late as it may be: only of bytes that never change.
+pub(super) fn may_read_any_copy(kind: StreamKind) -> bool {
+    kind == StreamKind::Artifacts
 }
 
 /// Creates or adjusts all streams; answers how many copies there are of them.
@@ -148,7 +147,7 @@ fn wanted(link: &Link, kind: StreamKind, max_queue_bytes: u64) -> Config {
         max_consumers: -1,
         discard: DiscardPolicy::New,
         duplicate_window: DUPLICATE_WINDOW,
-        allow_direct: may_read_any_copy(kind, link.replicas),
+        allow_direct: may_read_any_copy(kind),
         allow_rollup: kind == StreamKind::Artifacts,
         ..Config::default()
     }
@@ -192,7 +191,7 @@ async fn adjust(link: &Link, kind: StreamKind, found: Config, wanted: Config) ->
     updated.allow_rollup = wanted.allow_rollup;
     // Copies are only added: a process that was not told about the cluster must not take them away.
     updated.num_replicas = found.num_replicas.max(wanted.num_replicas);
-    updated.allow_direct = may_read_any_copy(kind, updated.num_replicas);
+    updated.allow_direct = may_read_any_copy(kind);
     if kind != StreamKind::Letters {
         updated.max_bytes = wanted.max_bytes;
     }

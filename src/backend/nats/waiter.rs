@@ -22,6 +22,8 @@ pub(super) enum Command {
     Return(Vec<Caught>),
     /// The consumer of this line is there again.
     Ready(usize),
+    /// The new connection can be used.
+    Connected,
 }
 
 /// A pull as it comes in.
