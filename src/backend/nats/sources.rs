@@ -86,6 +86,8 @@ impl Sources {
             max_deliver: -1,
             max_waiting: MAX_WAITING,
             max_ack_pending: MAX_ACK_PENDING,
+            // For exporters that make labels of it; servers before 2.10 ignore it.
+            metadata: metadata(queue),
             ..pull::Config::default()
         };
         let creating = async {
@@ -142,5 +144,15 @@ impl Sources {
         self.one(queue).await?;
         let info = self.info(queue).await?;
         Ok(Depth { waiting: info.num_pending, in_flight: info.num_ack_pending as u64 })
+    }
+}
+
+fn metadata(queue: &Queue) -> HashMap<String, String> {
+    match queue {
+        Queue::Task { agent, priority } => HashMap::from([
+            ("agent_type".to_owned(), agent.to_string()),
+            ("priority".to_owned(), priority.as_str().to_owned()),
+        ]),
+        Queue::Result { .. } | Queue::Command { .. } => HashMap::new(),
     }
 }
