@@ -18,6 +18,10 @@ use crate::backend::{Backend, BackendError, DeliveryTag, Disposition};
 /// Beats per lease, so that three of them may be lost (research: engines §3).
 const BEATS: u32 = 4;
 
+/// How long an attempt that was taken over may still read: what a provider sent while this process was stopped is read in no
+/// time and charged as what it cost, whereas a call that is cut off is charged in full.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// Beats until dropped.
 pub(super) struct Heartbeat(JoinHandle<()>);
 
@@ -27,7 +31,10 @@ impl Heartbeat {
         Self(tokio::spawn(async move {
             let doubt = Notify::new();
             tokio::select! {
-                () = renew(&backend, &claim, &doubt) => lost.cancel(),
+                () = renew(&backend, &claim, &doubt) => {
+                    tokio::time::sleep(LAST_WORDS).await;
+                    lost.cancel();
+                }
                 () = progress(&backend, &tag, &doubt) => {}
             }
         }))
