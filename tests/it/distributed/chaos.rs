@@ -168,11 +168,16 @@ fn stress_a_job_survives_the_loss_of_any_process_with_every_file_once_and_sound_
 fn survive(seed: u64) {
     let mut random = SplitMix64::new(seed);
     let made_up = Synthetic::new(15, 20, seed)
-        .durations(Duration::from_millis(200), Duration::from_millis(900))
+        // Long enough together for the job to outlast all the trouble.
+        .durations(Duration::from_millis(500), Duration::from_millis(1_500))
         .local_edges(30)
         .build()
         .unwrap();
-    let settings = [("CODESWARM_JOB_MAX_TASKS_PER_FEATURE", "20"), ("CODESWARM_JOB_MAX_ATTEMPTS", "8")];
+    let settings = [
+        ("CODESWARM_JOB_MAX_TASKS_PER_FEATURE", "20"),
+        ("CODESWARM_JOB_MAX_ATTEMPTS", "8"),
+        ("CODESWARM_FLEET_CONCURRENCY", "3"),
+    ];
     let cluster = Cluster::start(made_up.script.clone(), &settings);
     let coordinators = vec![Named::coordinator(&cluster), Named::coordinator(&cluster)];
     let workers = (0..4).map(|_| Named::worker(&cluster)).collect();
@@ -187,7 +192,9 @@ fn survive(seed: u64) {
     let mut recoveries = Vec::new();
     for (turn, trouble) in order.into_iter().enumerate() {
         let enough = 20 + turn * 40;
-        bout.cluster.wait_for(&bout.backend, &bout.job, |log| (done(log) >= enough).then_some(()));
+        let files =
+            bout.cluster.wait_for(&bout.backend, &bout.job, |log| Some(done(log)).filter(|done| *done >= enough));
+        assert!(files < made_up.tasks.len(), "seed {seed}: the job is over before {trouble:?}");
         let took = bout.suffer(trouble, &mut random);
         eprintln!("seed {seed}: {trouble:?} after {enough} files: at work again after {took:?}");
         recoveries.push((trouble, took));

@@ -59,6 +59,24 @@ async fn case_10_a_process_that_dies_is_buried_once_with_its_money_spent_and_its
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_dies_while_burying_another_is_replaced() {
+    let server = RedisServer::start();
+    let (survivor, _) = open(&quick(&server)).await;
+    let (dying, dead) = open(&quick(&server)).await;
+    limit(&*survivor.ledger, 100).await;
+    let asked = codeswarm::backend::ReserveRequest { instance: dead.clone(), ..reservation("theirs", &[scope()], 7) };
+    assert_eq!(dying.ledger.reserve(asked).await.unwrap(), ReserveOutcome::Granted);
+    drop(dying);
+    // As if a third one had taken it on and died before the first step: it has a little time left to finish.
+    let over = survivor.clock.now().after(Duration::from_millis(300));
+    server.command(&format!("ZREM test:{{presence}}:beats {dead}"));
+    server.command(&format!("ZADD test:{{presence}}:dying {} {dead}", over.0));
+    until(&*survivor.state, &dead, true, 0).await;
+    let after = balance(&*survivor.ledger).await;
+    assert_eq!((after.spent, after.reserved), (usd(7), usd(0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_was_only_taken_for_dead_says_that_it_lives() {
     let server = RedisServer::start();
     let (survivor, _) = open(&quick(&server)).await;
