@@ -23,6 +23,7 @@ mod nats_faults;
 mod nats_garbage;
 mod nats_login;
 mod nats_stores;
+mod race;
 mod redelivery;
 mod redis_faults;
 mod rig;

@@ -10,7 +10,7 @@ use codeswarm::protocol::{Event, JobOutcome, MicroUsd};
 use super::Cluster;
 
 #[test]
-fn a_wiped_redis_stops_all_spending_until_the_books_are_rebuilt_from_the_journal() {
+fn case_24_a_wiped_redis_stops_all_spending_until_the_books_are_rebuilt_from_the_journal() {
     let job =
         Synthetic::new(5, 8, 3).durations(Duration::from_millis(200), Duration::from_millis(400)).build().unwrap();
     let cluster = Cluster::start(job.script.clone(), &[]);
@@ -60,7 +60,7 @@ fn a_wiped_redis_stops_all_spending_until_the_books_are_rebuilt_from_the_journal
 }
 
 #[test]
-fn rebuilt_books_are_the_books_there_were() {
+fn case_24_rebuilt_books_are_the_books_there_were() {
     let cluster = Cluster::start(Synthetic::new(5, 2, 3).build().unwrap().script, &[]);
     let backend = cluster.backend();
     let ledger = backend.ledger.as_ref();

@@ -28,7 +28,7 @@ async fn until(state: &dyn StateStore, instance: &InstanceId, is_dead: bool, mut
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_that_dies_is_buried_once_with_its_money_spent_and_its_leases_over() {
+async fn case_10_a_process_that_dies_is_buried_once_with_its_money_spent_and_its_leases_over() {
     let server = RedisServer::start();
     let options = quick(&server);
     let (survivor, own) = open(&options).await;
