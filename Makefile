@@ -15,9 +15,11 @@ lint: setup
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet --document-private-items
 	@if command -v cargo-deny >/dev/null 2>&1; then cargo deny --log-level error check bans licenses sources; else echo "cargo-deny is not installed: run 'cargo install cargo-deny --locked' to check licences and advisories"; fi
 
-# Long forms of the tests that run a bounded share in `make test`: crashes, races, property tests.
+# Long forms of the tests that run a bounded share in `make test`: crashes, races, property tests. Their names begin with `stress_`.
+stress: export CODESWARM_STRESS = 1
+stress: export PROPTEST_CASES ?= 10000
 stress: setup
-	CODESWARM_STRESS=1 PROPTEST_CASES=10000 cargo test --release --tests -- --nocapture stress
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --release --profile stress; else cargo test --release --lib --tests -- --nocapture --test-threads=1 stress_; fi
 
 # Known vulnerabilities of the dependency tree; needs the advisory database, which it fetches.
 audit:

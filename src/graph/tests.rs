@@ -64,7 +64,7 @@ fn naive_level(needs: &Needs, at: usize) -> usize {
 
 proptest! {
     #[test]
-    fn a_graph_is_refused_exactly_when_some_node_can_reach_itself(needs in any_graph()) {
+    fn stress_a_graph_is_refused_exactly_when_some_node_can_reach_itself(needs in any_graph()) {
         let cyclic = (0..needs.len()).any(|at| reaches(&needs, at).contains(&at));
         match graph(&needs) {
             Ok(_) => prop_assert!(!cyclic),
@@ -82,7 +82,7 @@ proptest! {
     }
 
     #[test]
-    fn a_graph_grown_in_two_steps_is_refused_exactly_when_the_whole_would_be(
+    fn stress_a_graph_grown_in_two_steps_is_refused_exactly_when_the_whole_would_be(
         needs in any_graph(), split in any::<prop::sample::Index>(),
     ) {
         let split = split.index(needs.len());
@@ -117,7 +117,7 @@ proptest! {
     }
 
     #[test]
-    fn ready_is_incomplete_with_complete_needs_after_every_step(
+    fn stress_ready_is_incomplete_with_complete_needs_after_every_step(
         needs in acyclic(), picks in prop::collection::vec(any::<prop::sample::Index>(), 40),
     ) {
         let mut graph = graph(&needs).unwrap();
@@ -140,7 +140,7 @@ proptest! {
     }
 
     #[test]
-    fn order_levels_and_reach_agree_with_the_edges(needs in acyclic()) {
+    fn stress_order_levels_and_reach_agree_with_the_edges(needs in acyclic()) {
         let graph = graph(&needs).unwrap();
         let order = graph.topological_order();
         let place: BTreeMap<usize, usize> = order.iter().enumerate().map(|(place, &node)| (node, place)).collect();

@@ -135,10 +135,8 @@ fn run_to_end(bench: &mut Bench, plan: &StrategicPlan, picks: &[Index]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
-
     #[test]
-    fn any_walk_replays_to_an_equal_job_and_ends_by_itself_once_all_dispatches_are_answered(
+    fn stress_any_walk_replays_to_an_equal_job_and_ends_by_itself_once_all_dispatches_are_answered(
         plan in shape(),
         approval in any::<bool>(),
         attempts in 1..4_u32,
@@ -158,7 +156,7 @@ proptest! {
     }
 
     #[test]
-    fn dispatchable_agrees_with_a_full_scan(
+    fn stress_dispatchable_agrees_with_a_full_scan(
         plan in shape(), steps in prop::collection::vec((any::<u8>(), any::<Index>()), 0..60),
     ) {
         let mut bench = Bench::submitted(false, 2);

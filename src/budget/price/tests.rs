@@ -158,7 +158,7 @@ fn case_19_a_price_that_depends_on_time_counts_at_the_dearest_that_can_hold_befo
 
 proptest! {
     #[test]
-    fn case_19_no_charge_exceeds_its_bound_because_time_has_passed(start in 0i64..40_000_000, minutes in 0i64..=65) {
+    fn stress_case_19_no_charge_exceeds_its_bound_because_time_has_passed(start in 0i64..40_000_000, minutes in 0i64..=65) {
         // Four hundred days from the autumn of 2026 on, in which prices change with the year and with the hour.
         let begin = season::end_of_day("2026-10-01").unwrap().0 + start * 1_000;
         let clock = |at: i64| table().with_clock(Clock::manual(crate::clock::Timestamp(at)));
@@ -274,7 +274,7 @@ fn any_call() -> impl Strategy<Value = WorstCaseInput> {
 
 proptest! {
     #[test]
-    fn the_largest_output_fits_and_one_token_more_would_not(input in any_call(), percent in 0u64..130) {
+    fn stress_the_largest_output_fits_and_one_token_more_would_not(input in any_call(), percent in 0u64..130) {
         let table = table();
         let full = table.worst_case(&input).expect("known");
         let available = MicroUsd(full.0 * percent / 100);
@@ -286,7 +286,7 @@ proptest! {
     }
 
     #[test]
-    fn case_25_no_charge_exceeds_the_worst_case(input in any_call(), cut in any::<[u8; 4]>()) {
+    fn stress_case_25_no_charge_exceeds_the_worst_case(input in any_call(), cut in any::<[u8; 4]>()) {
         let table = table();
         let model = table.get(&input.model).expect("listed");
         let most = (input.body_bytes + 1_024 + input.schema_bytes).min(model.context);

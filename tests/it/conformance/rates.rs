@@ -199,7 +199,7 @@ pub(super) async fn what_is_no_key_is_refused(test: &TestBackend) {
 }
 
 /// Random steps, the same on the store and on the shared arithmetic: every answer has to be the same.
-pub(super) async fn random_steps_agree_with_the_shared_arithmetic(test: &TestBackend) {
+pub(super) async fn stress_random_steps_agree_with_the_shared_arithmetic(test: &TestBackend) {
     for seed in 0..share(4, 100) {
         let key = format!("random/{seed}");
         let mut random = SplitMix64::new(seed);

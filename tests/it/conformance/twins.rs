@@ -123,7 +123,7 @@ fn run<S: Strategy>(steps: &S, test: impl Fn(S::Value)) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn locks_answer_random_steps_alike_deadlocks_included() {
+async fn stress_locks_answer_random_steps_alike_deadlocks_included() {
     let (twins, handle) = (twins().await, tokio::runtime::Handle::current());
     let steps = proptest::collection::vec(step(), share(1_500, 30_000));
     tokio::task::block_in_place(|| {
@@ -153,7 +153,7 @@ fn expected(code: u8) -> Expected {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn state_answers_random_commits_alike() {
+async fn stress_state_answers_random_commits_alike() {
     let (twins, handle, writer) = (twins().await, tokio::runtime::Handle::current(), instance("writer"));
     let touch = (0..6_u8, 0..12_u8, proptest::option::weighted(0.7, any::<u8>()), proptest::bool::weighted(0.3));
     let commits = proptest::collection::vec(proptest::collection::vec(touch, 1..4), share(500, 10_000));

@@ -100,7 +100,7 @@ pub(super) fn key(slot: u64, task: u64) -> String {
 
 impl Round {
     pub(super) fn new(number: u64) -> Self {
-        let mut random = SplitMix64::new(number ^ 0xb0d6_e7);
+        let mut random = SplitMix64::new(number ^ 0x00b0_d6e7);
         let mut one_in = |many: u64| random.below(many) == 0;
         let (killed, lapses, drops) = (one_in(3), one_in(10), one_in(5));
         let (is_broken, is_slow, asks_for_patience) = (one_in(25), one_in(6), one_in(25));

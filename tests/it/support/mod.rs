@@ -8,6 +8,7 @@ mod books;
 mod fleet;
 mod git;
 mod process;
+pub(crate) mod properties;
 mod sandbox;
 pub(crate) mod servers;
 mod settled;

@@ -28,6 +28,18 @@ pub(crate) const START: Timestamp = Timestamp(1_767_225_600_000);
 /// Long enough for anything that has to happen; only a failing test waits that long.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// What dies in a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Crash {
+    /// The server, where there is one; whoever used it finds its connections gone.
+    OfTheServer,
+    /// The process as well.
+    OfEverything,
+}
+
+/// What the keys of tests begin with that need no others.
+const NAMESPACE: &str = "test";
+
 /// A backend of its own for one test.
 pub(crate) struct TestBackend {
     /// The stores.
@@ -46,6 +58,18 @@ pub(crate) struct TestBackend {
     waits: bool,
     /// Within which a delivery's lease ends when it should.
     pub(crate) margin: Duration,
+    /// What the keys on the servers begin with.
+    namespace: String,
+}
+
+/// Waits until the process that holds `lock` is gone, which is some time after its last handle is.
+async fn until_unlocked(lock: &Path) {
+    let start = std::time::Instant::now();
+    let file = std::fs::File::open(lock).expect("it was alive");
+    while file.try_lock().is_err() {
+        assert!(start.elapsed() < SOON, "{} is still held", lock.display());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 impl TestBackend {
@@ -56,7 +80,8 @@ impl TestBackend {
         let instance = instance("first");
         let backend = open_embedded(directory.path(), &instance, &clock).await.expect("opens");
         let margin = Duration::from_millis(1);
-        Self { backend, clock, instance, directory, servers: Vec::new(), nats: None, waits: false, margin }
+        let (servers, nats, waits, namespace) = (Vec::new(), None, false, NAMESPACE.to_owned());
+        Self { backend, clock, instance, directory, servers, nats, waits, margin, namespace }
     }
 
     /// State, ledger, locks and rates on a Redis server of their own, the rest embedded.
@@ -81,7 +106,8 @@ impl TestBackend {
         let (clock, instance) = (Clock::manual(START), instance("first"));
         let backend = distributed::open(&options, &instance, Some(clock.clone())).await.expect("opens");
         let (directory, margin) = (tempfile::tempdir().expect("a temporary directory"), Duration::from_millis(300));
-        Self { backend, clock, instance, directory, servers: vec![redis], nats: Some(nats), waits: true, margin }
+        let (servers, nats, waits, namespace) = (vec![redis], Some(nats), true, NAMESPACE.to_owned());
+        Self { backend, clock, instance, directory, servers, nats, waits, margin, namespace }
     }
 
     /// The same servers for tests of the ledger alone: it goes by Redis's clock only, which is moved by hand.
@@ -107,6 +133,56 @@ impl TestBackend {
         backend
     }
 
+    /// Forgets everything: another directory, or other keys on the same Redis server, and the clock at its start. The clock
+    /// must not be taken for silence of a process, so nobody is ever taken for dead here.
+    pub(crate) async fn renew(&mut self) {
+        /// Books on one server; more make its file, which is read again after a crash, too long.
+        const BOOKS_EACH: u64 = 200;
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let nth = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.clock = Clock::manual(START);
+        if self.servers.is_empty() {
+            self.directory = tempfile::tempdir().expect("a temporary directory");
+            self.instance = instance("next");
+            self.backend = open_embedded(self.directory.path(), &self.instance, &self.clock).await.expect("opens");
+            return;
+        }
+        if nth.is_multiple_of(BOOKS_EACH) {
+            self.servers = vec![RedisServer::start()];
+        }
+        self.namespace = format!("books-{nth}");
+        self.reopen_redis().await;
+    }
+
+    /// Lets the Redis server die, which is started again, and the process if asked to; where they are one, both. Answers whether what the dead
+    /// process had set aside is charged by now, because its death cannot be doubted.
+    pub(crate) async fn crash(&mut self, how: Crash) -> bool {
+        let Some(server) = self.servers.first_mut() else {
+            let lock = self.directory.path().join(format!("alive/{}.lock", self.instance));
+            // Nothing of this process may stay open: its end is what the next one sees.
+            self.backend = Self::embedded().await.backend;
+            until_unlocked(&lock).await;
+            self.instance = instance("next");
+            self.backend = open_embedded(self.directory.path(), &self.instance, &self.clock).await.expect("opens");
+            return true;
+        };
+        server.kill();
+        server.start_again();
+        if how == Crash::OfEverything {
+            self.reopen_redis().await;
+        }
+        false
+    }
+
+    async fn reopen_redis(&mut self) {
+        let mut options = distributed_options(&self.servers[0].url());
+        options.namespace.clone_from(&self.namespace);
+        options.redis.dead_after = s(1 << 30);
+        self.instance = instance("next");
+        let stores = redis::open(&options, &self.instance, Some(self.clock.clone())).await.expect("opens");
+        self.backend.ledger = stores.ledger;
+    }
+
     /// Lets time go by for the stores, and for a broker that goes by a clock of its own.
     pub(crate) async fn pass(&self, time: Duration) {
         self.clock.advance(time);
@@ -119,7 +195,7 @@ impl TestBackend {
 /// How to reach a Redis server at `url` from a quick process: it beats ten times a second and gives up after two.
 pub(crate) fn distributed_options(url: &str) -> DistributedOptions {
     DistributedOptions {
-        namespace: "test".into(),
+        namespace: NAMESPACE.into(),
         nats: NatsOptions {
             servers: Secret::new("nats://127.0.0.1:1"),
             login: NatsLogin::None,
