@@ -11,7 +11,9 @@ in_stack() {
     source deploy/demo.env
     set +a
     export SECRETS_DIR=$work/secrets ANTHROPIC_API_KEY_FILE=$work/secrets/anthropic-api-key DEMO_EXAMPLE=$example
+    export CODESWARM_BUDGET_ACCOUNT_LIMIT_USD=50
     export CODESWARM_IMAGE=codeswarm:local NATS_IMAGE=codeswarm-servers:debian REDIS_IMAGE=codeswarm-servers:debian
+    export PROMETHEUS_IMAGE=codeswarm-prometheus:debian REDIS_EXPORTER_IMAGE=codeswarm-redis-exporter:debian
     "$@"
   )
 }

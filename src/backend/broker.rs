@@ -84,7 +84,7 @@ pub enum Disposition {
     Progress,
     /// Done: never delivered again.
     Ack,
-    /// Deliver again after the delay, to anyone.
+    /// Deliver again after the delay, to anyone; sooner if a process is found dead meanwhile, whose work it may be.
     RetryLater(Duration),
     /// Move to the dead letters with this reason.
     DeadLetter(String),

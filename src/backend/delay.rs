@@ -24,7 +24,8 @@ pub(super) struct Delayed {
     pub(super) deliveries: u32,
 }
 
-/// Keeps messages until they are due, by the stores' clock.
+/// Keeps messages until they are due, by the stores' clock. When a process is found dead, what is due within seconds is due
+/// at once, for it may wait for that process.
 #[async_trait]
 pub(super) trait DelayStore: Send + Sync {
     /// Puts messages away for their delays, durably before it answers.

@@ -148,13 +148,13 @@ impl Coded for BackendError {
             Self::LeaseLost { .. } => "nothing to do: another process has taken the work over".into(),
             Self::Invalid { .. } => "correct the named field".into(),
             Self::Corrupt { what, .. } => {
-                format!("restore {what} from a backup, or start with a fresh --data directory")
+                format!("restore {what} from a backup, or start with a fresh --data directory or namespace")
             }
-            Self::NewerVersion { .. } => "upgrade this program, or use another --data directory".into(),
+            Self::NewerVersion { .. } => "upgrade this program, or use another --data directory or namespace".into(),
             Self::Storage { what, .. } => {
                 format!("free space or fix the permissions of {what}, then `codeswarm resume` the job")
             }
-            Self::InUse { .. } => "wait for it to finish, stop it, or use another --data directory".into(),
+            Self::InUse { .. } => "wait for it to finish, stop it, or use another --data directory or namespace".into(),
             Self::DataLost { store, .. } => format!(
                 "restore {store} from a backup, or run `codeswarm budget rebuild` so that nothing is spent twice; then start \
                  the processes anew"

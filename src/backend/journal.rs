@@ -169,11 +169,9 @@ impl Ledger for Journaled {
         // Side by side: what is written down and not granted is taken back, what is granted and not written down is not used.
         let (outcome, written) = tokio::join!(self.counters.reserve(request), self.journal.append(record));
         match (outcome?, written) {
-            (ReserveOutcome::Granted, Ok(())) => Ok(ReserveOutcome::Granted),
-            (ReserveOutcome::Granted, Err(error)) => {
-                self.counters.release(&id).await?;
-                Err(error)
-            }
+            // Not given back here when it could not be written down: the caller does that, or asks again under the same id,
+            // which is answered with the grant, and by then there must still be money behind it.
+            (ReserveOutcome::Granted, written) => written.map(|()| ReserveOutcome::Granted),
             (refused, _) => {
                 // Before the caller may try the same id with less.
                 if let Err(error) = self.journal.append(Record::Void { id }).await {

@@ -75,7 +75,7 @@ impl Coded for CoordinatorError {
             Self::Deposed => "nothing to do: the other coordinator goes on with the jobs".into(),
             Self::Backend(error) => error.remedy(),
             Self::Log { .. } => {
-                "use the program version that wrote the log, or start the job anew with a fresh --data directory".into()
+                "use the program version that wrote the log, or start the job anew with a fresh --data directory or namespace".into()
             }
             Self::Refused { .. } => "`codeswarm status` shows what the job is doing".into(),
             Self::UnknownJob { .. } => "`codeswarm list` shows the jobs there are".into(),

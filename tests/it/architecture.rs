@@ -5,6 +5,7 @@
 //! small bad sources of its own.
 
 mod bound;
+mod cases;
 mod names;
 mod rooms;
 mod size;
@@ -62,4 +63,17 @@ fn queries_scripts_and_prompts_are_files_and_every_such_file_is_used() {
     let mut faults = bound::unbound(&root(), texts, &sources);
     faults.extend(sources.iter().flat_map(bound::queries_in_code));
     no_faults(&faults);
+}
+
+#[test]
+fn every_case_of_the_budget_is_shown_by_a_test_and_the_committed_table_names_them() {
+    let sources = sources();
+    no_faults(&cases::faults(&sources));
+    let (path, table) = (root().join("docs/cases.md"), cases::table(&sources));
+    if std::env::var_os("CODESWARM_CASES").is_some_and(|value| value == "write") {
+        std::fs::write(&path, &table).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    let differing: Vec<_> = table.lines().filter(|line| !committed.lines().any(|other| other == *line)).collect();
+    assert!(committed == table, "docs/cases.md is out of date; it should say:\n{}", differing.join("\n"));
 }

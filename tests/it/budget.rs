@@ -144,7 +144,7 @@ fn job() -> JobId {
 }
 
 #[test]
-fn stress_two_processes_are_together_granted_exactly_as_many_reservations_as_there_is_room_for() {
+fn stress_case_01_two_processes_are_together_granted_exactly_as_many_reservations_as_there_is_room_for() {
     for seed in 0..share(3, 25) {
         let mut random = SplitMix64::new(seed);
         let amount = 1_000 + random.below(1_000_000);

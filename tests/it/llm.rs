@@ -6,40 +6,43 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use codeswarm::backend::embedded::{Durability, open};
 use codeswarm::backend::{Adjustment, Backend, Scope};
 use codeswarm::budget::{CallContext, PriceTable, Treasurer};
-use codeswarm::clock::Clock;
 use codeswarm::config::Secret;
 use codeswarm::llm::anthropic::{Anthropic, AnthropicConfig};
 use codeswarm::llm::replay::{FakeOptions, FakeServer, Fault, Reply, Script};
 use codeswarm::llm::{
     CallOutcome, Effort, LlmError, LlmRequest, Message, Metered, Role, StopReason, SystemBlock, Thinking,
 };
-use codeswarm::protocol::{AgentType, InstanceId, JobId, MicroUsd, TaskId};
+use codeswarm::protocol::{AgentType, JobId, MicroUsd, TaskId};
 use codeswarm::resilience::RetryPolicy;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::stores::TestBackend;
+
 const MODEL: &str = "claude-sonnet-5-5";
 
-/// One ledger in a directory of its own, one server, and the client between them.
+/// One ledger, one server, and the client between them.
 struct Bench {
     server: FakeServer,
     backend: Backend,
     metered: Metered,
     context: CallContext,
     cancel: CancellationToken,
-    _directory: tempfile::TempDir,
+    /// What the account had spent before; its job is always a new one.
+    before: MicroUsd,
 }
 
 impl Bench {
-    async fn new(script: Script, limit: MicroUsd) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let instance = InstanceId::fresh("worker");
-        let backend = open(directory.path(), &instance, Durability::Full, Clock::system()).await.unwrap();
+    /// A job with this limit in the books of `test`, which it may share with earlier ones.
+    async fn new(test: &TestBackend, script: Script, limit: MicroUsd) -> Self {
+        let backend = test.backend.clone();
         let job = JobId::fresh();
         let limit = Adjustment::SetLimit(Some(limit));
-        backend.ledger.adjust("limit", &Scope::Job(job.clone()), limit).await.unwrap();
+        backend.ledger.adjust(&format!("{job}-limit"), &Scope::Job(job.clone()), limit).await.unwrap();
+        // An earlier job may have frozen everything.
+        backend.ledger.adjust(&format!("{job}-thaw"), &Scope::Account, Adjustment::Thaw).await.unwrap();
+        let before = backend.ledger.balance(&Scope::Account).await.unwrap().spent;
         let server = FakeServer::start(script, FakeOptions::default()).await.unwrap();
         let config = AnthropicConfig {
             base_url: server.base_url(),
@@ -50,8 +53,8 @@ impl Bench {
         let treasurer = Treasurer::new(backend.ledger.clone(), Arc::new(PriceTable::builtin().unwrap()));
         let retry = RetryPolicy { first_delay: Duration::from_millis(1), ..RetryPolicy::default() };
         let metered = Metered::new(provider, treasurer, retry, config.total_timeout);
-        let context = CallContext::new(job, TaskId::plan(), AgentType::planner(), instance, 1, 1);
-        Self { server, backend, metered, context, cancel: CancellationToken::new(), _directory: directory }
+        let context = context(test, job);
+        Self { server, backend, metered, context, cancel: CancellationToken::new(), before }
     }
 
     async fn call(&self, max_tokens: u32, min_output_tokens: u32) -> CallOutcome {
@@ -68,9 +71,13 @@ impl Bench {
             assert!(balance.limit.is_none_or(|limit| balance.spent <= limit), "{scope}: {balance:?}");
             spent.push(balance.spent);
         }
-        assert_eq!(spent[0], spent[1]);
-        spent[0]
+        assert_eq!(spent[0], self.before.saturating_add(spent[1]));
+        spent[1]
     }
+}
+
+fn context(test: &TestBackend, job: JobId) -> CallContext {
+    CallContext::new(job, TaskId::plan(), AgentType::planner(), test.instance.clone(), 1, 1)
 }
 
 fn request(max_tokens: u32) -> LlmRequest {
@@ -89,9 +96,8 @@ fn request(max_tokens: u32) -> LlmRequest {
 const ANSWER: &str = "Größe: 日本 \"quoted\"\n";
 const PLENTY: MicroUsd = MicroUsd(100_000_000);
 
-#[tokio::test]
-async fn a_call_costs_in_the_ledger_exactly_what_the_server_bills() {
-    let bench = Bench::new(Script::new().reply("plan", Reply::new(ANSWER).thinking_tokens(40)), PLENTY).await;
+async fn a_call_costs_in_the_ledger_exactly_what_the_server_bills(test: &TestBackend) {
+    let bench = Bench::new(test, Script::new().reply("plan", Reply::new(ANSWER).thinking_tokens(40)), PLENTY).await;
     for _ in 0..3 {
         let outcome = bench.call(4_000, 100).await;
         let reply = outcome.result.unwrap();
@@ -138,11 +144,10 @@ fn is_expected(fault: Fault, result: &Result<codeswarm::llm::LlmReply, LlmError>
     }
 }
 
-#[tokio::test]
-async fn case_25_whatever_goes_wrong_the_ledger_never_says_less_than_the_bill() {
+async fn case_25_whatever_goes_wrong_the_ledger_never_says_less_than_the_bill(test: &TestBackend) {
     for fault in Fault::ALL {
         let script = Script::new().reply("plan", Reply::new(ANSWER).fault(fault)).reply("plan", ANSWER);
-        let bench = Bench::new(script, PLENTY).await;
+        let bench = Bench::new(test, script, PLENTY).await;
         let outcome = bench.call(4_000, 100).await;
         assert!(is_expected(fault, &outcome.result), "{fault:?}: {outcome:?}");
         assert_eq!(u64::from(outcome.attempts), bench.server.requests(), "{fault:?}");
@@ -152,9 +157,8 @@ async fn case_25_whatever_goes_wrong_the_ledger_never_says_less_than_the_bill() 
     }
 }
 
-#[tokio::test]
-async fn a_provider_that_keeps_failing_is_given_up_and_every_attempt_is_paid() {
-    let bench = Bench::new(Script::new().reply("plan", Reply::new("").fault(Fault::Status500)), PLENTY).await;
+async fn case_06_a_provider_that_keeps_failing_is_given_up_and_every_attempt_is_paid(test: &TestBackend) {
+    let bench = Bench::new(test, Script::new().reply("plan", Reply::new("").fault(Fault::Status500)), PLENTY).await;
     let outcome = bench.call(4_000, 100).await;
     assert!(matches!(outcome.result, Err(LlmError::Exhausted { attempts: 3, .. })), "{outcome:?}");
     assert_eq!(bench.server.requests(), 3);
@@ -164,20 +168,18 @@ async fn a_provider_that_keeps_failing_is_given_up_and_every_attempt_is_paid() {
     assert_eq!(reserved.map(|entry| &entry.reservation).collect::<std::collections::BTreeSet<_>>().len(), 3);
 }
 
-#[tokio::test]
-async fn a_long_wait_is_handed_to_the_caller() {
+async fn a_long_wait_is_handed_to_the_caller(test: &TestBackend) {
     let limited = Reply::new("").fault(Fault::Status429).retry_after(90);
-    let bench = Bench::new(Script::new().reply("plan", limited), PLENTY).await;
+    let bench = Bench::new(test, Script::new().reply("plan", limited), PLENTY).await;
     let error = bench.call(4_000, 100).await.result.unwrap_err();
     let retry = codeswarm::error::Coded::retry(&error);
     assert_eq!(retry, codeswarm::error::Retry::After(Duration::from_secs(90)), "{error}");
     assert_eq!((bench.server.requests(), bench.spent().await), (1, MicroUsd::ZERO));
 }
 
-#[tokio::test]
-async fn many_calls_at_once_never_spend_more_than_the_limit() {
+async fn case_01_many_calls_at_once_never_spend_more_than_the_limit(test: &TestBackend) {
     let limit = MicroUsd(300_000);
-    let bench = Arc::new(Bench::new(Script::new().reply("plan", Reply::new(ANSWER)), limit).await);
+    let bench = Arc::new(Bench::new(test, Script::new().reply("plan", Reply::new(ANSWER)), limit).await);
     let calls: Vec<_> = (0..60)
         .map(|_| {
             let bench = Arc::clone(&bench);
@@ -197,10 +199,9 @@ async fn many_calls_at_once_never_spend_more_than_the_limit() {
     assert!(bench.spent().await >= bench.server.bill().cost_micros);
 }
 
-#[tokio::test]
-async fn case_09_an_abandoned_call_is_charged_in_full_while_the_server_bills_it() {
+async fn case_09_an_abandoned_call_is_charged_in_full_while_the_server_bills_it(test: &TestBackend) {
     let script = Script::new().reply("plan", Reply::new(ANSWER).fault(Fault::StallMidStream));
-    let bench = Bench::new(script, PLENTY).await;
+    let bench = Bench::new(test, script, PLENTY).await;
     {
         let call = bench.call(4_000, 100);
         tokio::pin!(call);
@@ -218,10 +219,9 @@ async fn case_09_an_abandoned_call_is_charged_in_full_while_the_server_bills_it(
     assert!(spent >= bench.server.bill().cost_micros && spent > MicroUsd::ZERO);
 }
 
-#[tokio::test]
-async fn case_21_one_call_warms_the_shared_head_and_is_paid_like_any_other() {
+async fn case_21_one_call_warms_the_shared_head_and_is_paid_like_any_other(test: &TestBackend) {
     let script = Script::new().reply("plan", Reply::new(ANSWER).delay(Duration::from_millis(50)));
-    let bench = Arc::new(Bench::new(script, PLENTY).await);
+    let bench = Arc::new(Bench::new(test, script, PLENTY).await);
     let calls: Vec<_> = (0..20)
         .map(|_| {
             let bench = Arc::clone(&bench);
@@ -237,3 +237,64 @@ async fn case_21_one_call_warms_the_shared_head_and_is_paid_like_any_other() {
     assert_eq!(bill.usage.cache_read, 19 * head.div_ceil(3));
     assert_eq!(bench.spent().await, bill.cost_micros);
 }
+
+async fn case_12_a_call_over_its_bound_is_recorded_as_it_is_and_stops_everything(test: &TestBackend) {
+    let script = Script::new().reply("plan", Reply::new(ANSWER).fault(Fault::UsageOverBound)).reply("plan", ANSWER);
+    let bench = Bench::new(test, script, PLENTY).await;
+    bench.call(4_000, 100).await.result.unwrap();
+    let (job, bill) = (Scope::Job(bench.context.job.clone()), bench.server.bill());
+    let balance = bench.backend.ledger.balance(&job).await.unwrap();
+    assert_eq!((balance.spent, balance.frozen), (bill.cost_micros, true));
+    let refused = bench.call(4_000, 100).await;
+    assert!(matches!(refused.result, Err(LlmError::Frozen { .. })), "{refused:?}");
+    assert_eq!(bench.server.requests(), 1, "nothing more was sent");
+    // The account is frozen as well, for every other job.
+    let other = Bench { context: context(test, JobId::fresh()), ..bench };
+    assert!(matches!(other.call(4_000, 100).await.result, Err(LlmError::Frozen { .. })));
+}
+
+async fn case_22_cancelling_closes_the_stream_and_still_settles(test: &TestBackend) {
+    let script = Script::new().reply("plan", Reply::new(ANSWER).fault(Fault::StallMidStream));
+    let bench = Bench::new(test, script, PLENTY).await;
+    let cancelling = async {
+        while bench.server.bill().calls == 0 {
+            tokio::task::yield_now().await;
+        }
+        bench.cancel.cancel();
+    };
+    let (outcome, ()) = tokio::join!(bench.call(4_000, 100), cancelling);
+    assert!(matches!(outcome.result, Err(LlmError::Cancelled)), "{outcome:?}");
+    assert_eq!(outcome.attempts, 1);
+    let spent = bench.spent().await;
+    assert!(spent == outcome.cost && spent >= bench.server.bill().cost_micros, "{spent}");
+    assert!(bench.call(4_000, 100).await.result.is_err());
+    assert_eq!(bench.server.requests(), 1, "a cancelled job sends nothing more");
+}
+
+/// Every promise above, on each ledger there is.
+macro_rules! on_every_ledger {
+    ($($ledger:ident)+: $cases:tt) => { $(on_every_ledger!(@one $ledger $cases);)+ };
+    (@one $ledger:ident { $($case:ident,)+ }) => {
+        mod $ledger {
+            use crate::support::stores::TestBackend;
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$case(&TestBackend::$ledger().await).await;
+                }
+            )+
+        }
+    };
+}
+
+on_every_ledger!(embedded journaled: {
+    a_call_costs_in_the_ledger_exactly_what_the_server_bills,
+    case_12_a_call_over_its_bound_is_recorded_as_it_is_and_stops_everything,
+    case_22_cancelling_closes_the_stream_and_still_settles,
+    case_25_whatever_goes_wrong_the_ledger_never_says_less_than_the_bill,
+    case_06_a_provider_that_keeps_failing_is_given_up_and_every_attempt_is_paid,
+    a_long_wait_is_handed_to_the_caller,
+    case_01_many_calls_at_once_never_spend_more_than_the_limit,
+    case_09_an_abandoned_call_is_charged_in_full_while_the_server_bills_it,
+    case_21_one_call_warms_the_shared_head_and_is_paid_like_any_other,
+});

@@ -55,7 +55,7 @@ fn sigterm_finishes_running_calls_and_resume_pays_for_none_of_them_again() {
 }
 
 #[test]
-fn a_second_sigint_cuts_running_calls_off_and_counts_them_as_spent() {
+fn case_22_a_second_sigint_cuts_running_calls_off_and_counts_them_as_spent() {
     let whole = reference();
     let sandbox = Sandbox::new();
     let slow = slow_recording(&sandbox);

@@ -7,8 +7,8 @@
 //! | `waiting` | hash by queue: how many messages |
 //! | `mover` | hash: the one `process` that moves messages at present, and `until` when |
 //!
-//! Taking moves the due time on instead of removing anything, so a mover that dies loses nothing and is replaced when its
-//! time is over.
+//! Taking moves the due time on instead of removing anything, so a mover that dies loses nothing and is replaced when it is
+//! buried, or when its time is over.
 
 use std::time::Duration;
 
@@ -19,9 +19,10 @@ use redis::Value;
 use super::Store;
 use super::fault::unexpected;
 use super::reply::{Reply, bytes, number, parsed, text};
-use super::script::{DELAY_PUT, DELAY_REMOVE, DELAY_TAKE, millis};
+use super::script::{DELAY_ORPHAN, DELAY_PUT, DELAY_REMOVE, DELAY_TAKE, millis};
 use crate::backend::BackendError;
 use crate::backend::delay::{DelayStore, Delayed};
+use crate::protocol::InstanceId;
 
 /// How long a process stays the one that moves messages after it has last moved some.
 const MOVER_LEASE: Duration = Duration::from_secs(5);
@@ -40,6 +41,21 @@ fn delayed(id: String, packed: &Bytes) -> Result<Delayed, BackendError> {
     let (deliveries, queue) = (parsed(head()?)?, head()?.to_owned());
     let body = packed.slice_ref(parts.next().ok_or_else(damaged)?);
     Ok(Delayed { id, queue, body, deliveries })
+}
+
+impl Store {
+    /// Ends what waits because of a dead process: its turn as the mover, messages it took and never moved, and retries of
+    /// attempts that it held. Which of the retries those are nobody knows here, so all that are due within seconds go; one
+    /// that waits for somebody else is put away again.
+    pub(super) async fn orphan_delays(&self, dead: &InstanceId) -> Result<(), BackendError> {
+        loop {
+            let mut call = self.call(&DELAY_ORPHAN, &self.space.delay);
+            call.arg(dead.as_str()).arg(millis(TAKEN_LEASE)).arg(STEP.0);
+            if number(self.links.ask(call).await?)? < STEP.0 as u64 {
+                return Ok(());
+            }
+        }
+    }
 }
 
 #[async_trait]

@@ -8,7 +8,8 @@
 //! | `deaf` | when nobody at all had been heard for a while: the server was away, and silence before that proves nothing |
 //!
 //! Burying has several steps in several places, each idempotent: reservations become spent, leases and places in queues
-//! end, and `fleet/instance/<id>` says dead, in this order, so that whoever reads "dead" finds the rest done. Silence proves
+//! end, and `fleet/instance/<id>` says dead, in this order, so that whoever reads "dead" finds the rest done. Only then do
+//! messages come back that were put away because the dead process held their attempts. Silence proves
 //! nothing, unlike the file locks of the embedded backend: a process that was only stopped says so again, and what was
 //! taken from it stays taken. Fences, claims and settled charges make that safe.
 
@@ -111,6 +112,8 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
+        // After the word, for whoever gets them looks for it.
+        self.orphan_delays(dead).await?;
         self.end("bury", dead).await
     }
 

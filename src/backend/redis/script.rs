@@ -43,6 +43,7 @@ scripts! {
     DELAY_PUT: "lua/now.lua" "lua/delay_put.lua";
     DELAY_TAKE: "lua/now.lua" "lua/delay_take.lua";
     DELAY_REMOVE: "lua/delay_remove.lua";
+    DELAY_ORPHAN: "lua/now.lua" "lua/delay_orphan.lua";
     RATES_TAKE: "lua/now.lua" "lua/rates_take.lua";
     RATES_GATE: "lua/now.lua" "lua/rates_gate.lua";
     RATES_LIST: "lua/now.lua" "lua/rates_list.lua";

@@ -102,6 +102,45 @@ async fn one_process_moves_messages_until_it_has_been_idle_for_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_process_is_due_once_that_process_is_buried() {
+    let (server, clock) = (RedisServer::start(), Clock::manual(Timestamp(1_000_000)));
+    let mut quick = options(&server);
+    (quick.redis.beat, quick.redis.dead_after) = (Duration::from_millis(20), s(2));
+    let open = async |name: &str| {
+        let instance = InstanceId::new(name).unwrap();
+        super::open(&quick, &instance, Some(clock.clone())).await.unwrap()
+    };
+    let (survivor, dying) = (open("survivor").await, open("dying").await);
+    let held = (0..300).map(|number| (message(&format!("held-{number:03}"), ""), s(5)));
+    dying.delays.put(held.collect()).await.unwrap();
+    dying.delays.put(vec![(message("taken", ""), s(0)), (message("late", ""), s(3_600))]).await.unwrap();
+    assert_eq!(ids(&dying.delays.take_due(9).await.unwrap()), ["taken"]);
+    drop(dying);
+    let key = crate::backend::presence::key(&InstanceId::new("dying").unwrap());
+    let mut revision = survivor.state.snapshot("").await.unwrap().revision;
+    // In steps, so that it is the process that is silent, and not the server that had not listened.
+    for _ in 0..8 {
+        clock.advance(Duration::from_millis(400));
+        for change in survivor.state.changes(&key, revision, 1, Duration::from_millis(100)).await.unwrap() {
+            revision = change.revision;
+        }
+    }
+    assert!(clock.now().0 - 1_000_000 < 5_000, "nothing is due yet by the clock alone");
+    let mut found = Vec::new();
+    let taking = async {
+        while found.len() < 301 {
+            let due = survivor.delays.take_due(256).await.unwrap();
+            found.extend(due.into_iter().map(|message| message.id));
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(s(20), taking).await.expect("it is buried, and they are due");
+    found.sort_unstable();
+    found.dedup();
+    assert_eq!((found.len(), found.last().map(String::as_str)), (301, Some("taken")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_and_large_messages_are_put_and_taken_in_bounded_steps() {
     let (server, clock) = (RedisServer::start(), Clock::manual(Timestamp(1_000_000)));
     let delays = process(&server, "a", &clock).await;

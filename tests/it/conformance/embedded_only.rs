@@ -95,7 +95,7 @@ async fn reopening_keeps_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_process_is_reaped_long_before_its_leases_end() {
+async fn case_10_a_dead_process_is_reaped_long_before_its_leases_end() {
     let test = TestBackend::embedded().await;
     let (dying, dead) = reopen(&test, "dying").await;
     let scope = Scope::Job(job("j"));
@@ -187,23 +187,6 @@ async fn two_processes_see_each_others_messages_events_changes_and_signals() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_busy_processes_share_one_budget() {
-    let test = TestBackend::embedded().await;
-    let (other, _) = reopen(&test, "other").await;
-    let scope = Scope::Job(job("j"));
-    test.backend.ledger.adjust("limit", &scope, Adjustment::SetLimit(Some(usd(37)))).await.unwrap();
-    let mut racing = tokio::task::JoinSet::new();
-    for number in 0..200 {
-        let backend = if number % 2 == 0 { test.backend.clone() } else { other.clone() };
-        let asked = request(&format!("r{number}"), std::slice::from_ref(&scope), 1);
-        racing.spawn(async move { backend.ledger.reserve(asked).await.unwrap() });
-    }
-    let outcomes = racing.join_all().await;
-    let granted = outcomes.iter().filter(|outcome| format!("{outcome:?}") == "Granted").count();
-    assert_eq!(granted, 37);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_of_a_newer_program_is_refused_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     drop(open_at(directory.path()).await.unwrap());
@@ -244,7 +227,23 @@ async fn a_directory_that_cannot_be_written_is_a_storage_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tampered_bytes_and_entries_are_noticed() {
+async fn case_03_a_ledger_that_cannot_write_grants_nothing_and_changes_nothing() {
+    let test = TestBackend::embedded().await;
+    let (ledger, scope) = (&test.backend.ledger, Scope::Job(job("j")));
+    ledger.adjust("limit", &scope, Adjustment::SetLimit(Some(usd(100)))).await.unwrap();
+    ledger.reserve(request("before", std::slice::from_ref(&scope), 10)).await.unwrap();
+    let db = rusqlite::Connection::open(test.directory.path().join("codeswarm.db")).unwrap();
+    db.execute_batch("ALTER TABLE entries RENAME TO lost").unwrap();
+    let refused = ledger.reserve(request("during", std::slice::from_ref(&scope), 10)).await;
+    assert!(matches!(refused, Err(BackendError::Storage { .. } | BackendError::Corrupt { .. })), "{refused:?}");
+    assert_eq!(ledger.balance(&scope).await.unwrap().reserved, usd(10));
+    db.execute_batch("ALTER TABLE lost RENAME TO entries").unwrap();
+    let granted = ledger.reserve(request("during", std::slice::from_ref(&scope), 10)).await.unwrap();
+    assert_eq!(format!("{granted:?}"), "Granted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_24_tampered_bytes_and_entries_are_noticed() {
     let test = TestBackend::embedded().await;
     let artifact = test.backend.artifacts.put(Bytes::from_static(b"abc")).await.unwrap();
     test.backend.ledger.adjust("limit", &Scope::Account, Adjustment::Freeze).await.unwrap();

@@ -68,7 +68,7 @@ pub(crate) async fn a_reservation_is_granted_exactly_up_to_the_limit(test: &Test
     assert_eq!(counts(backend).await, (0, 100));
 }
 
-pub(crate) async fn a_repeated_reservation_answers_the_recorded_outcome(test: &TestBackend) {
+pub(crate) async fn case_03_a_repeated_reservation_answers_the_recorded_outcome(test: &TestBackend) {
     let backend = &test.backend;
     limit(backend, &scope(), 100).await;
     for _ in 0..2 {
@@ -80,7 +80,7 @@ pub(crate) async fn a_repeated_reservation_answers_the_recorded_outcome(test: &T
     assert_eq!(counts(backend).await, (10, 0));
 }
 
-pub(crate) async fn two_hundred_concurrent_reservations_with_room_for_37_grant_37(test: &TestBackend) {
+pub(crate) async fn case_01_two_hundred_concurrent_reservations_with_room_for_37_grant_37(test: &TestBackend) {
     limit(&test.backend, &scope(), 37 * 1_000 + 999).await;
     let mut racing = tokio::task::JoinSet::new();
     for number in 0..200 {
@@ -96,7 +96,7 @@ pub(crate) async fn two_hundred_concurrent_reservations_with_room_for_37_grant_3
     assert_eq!(counts(&test.backend).await, (0, 37_000));
 }
 
-pub(crate) async fn all_scopes_are_charged_or_none(test: &TestBackend) {
+pub(crate) async fn case_02_all_scopes_are_charged_or_none(test: &TestBackend) {
     let ledger = &test.backend.ledger;
     limit(&test.backend, &Scope::Account, 50).await;
     limit(&test.backend, &scope(), 100).await;
@@ -129,7 +129,7 @@ pub(crate) async fn a_job_without_a_limit_is_refused_and_an_account_without_one_
     assert_eq!(reserve(backend, "c", 0).await, refused(0), "a removed limit is no licence");
 }
 
-pub(crate) async fn settling_twice_answers_the_first_charge(test: &TestBackend) {
+pub(crate) async fn case_11_settling_twice_answers_the_first_charge(test: &TestBackend) {
     let backend = &test.backend;
     limit(backend, &scope(), 100).await;
     reserve(backend, "a", 60).await;
@@ -174,7 +174,7 @@ pub(crate) async fn settling_what_was_released_still_charges_it(test: &TestBacke
     assert_eq!((balance.spent.0, balance.reserved.0, balance.frozen), (95, 70, true));
 }
 
-pub(crate) async fn expired_reservation_becomes_spent(test: &TestBackend) {
+pub(crate) async fn case_10_a_reservation_that_nobody_ended_becomes_spent(test: &TestBackend) {
     let backend = &test.backend;
     limit(backend, &scope(), 100).await;
     reserve(backend, "a", 60).await;
@@ -200,7 +200,7 @@ pub(crate) async fn expiring_names_what_it_turned(test: &TestBackend) {
     assert_eq!(counts(backend).await, (15, 0));
 }
 
-pub(crate) async fn settling_after_expiry_corrects_the_charge_once(test: &TestBackend) {
+pub(crate) async fn case_11_settling_after_expiry_corrects_the_charge_once(test: &TestBackend) {
     let backend = &test.backend;
     limit(backend, &scope(), 100).await;
     reserve(backend, "a", 60).await;
@@ -214,7 +214,7 @@ pub(crate) async fn settling_after_expiry_corrects_the_charge_once(test: &TestBa
     assert_eq!(counts(backend).await, (10, 0), "corrected once");
 }
 
-pub(crate) async fn an_overrun_is_recorded_in_full_and_freezes_all_scopes(test: &TestBackend) {
+pub(crate) async fn case_12_an_overrun_is_recorded_in_full_and_freezes_all_scopes(test: &TestBackend) {
     let backend = &test.backend;
     limit(backend, &scope(), 100).await;
     let both = [scope(), Scope::Account];
@@ -356,7 +356,7 @@ pub(crate) async fn an_unknown_scope_is_all_zero(test: &TestBackend) {
     assert_eq!(balance(&test.backend).await, Balance::default());
 }
 
-pub(crate) async fn a_charge_stays_in_the_window_of_its_reservation(test: &TestBackend) {
+pub(crate) async fn case_23_a_charge_stays_in_the_window_of_its_reservation(test: &TestBackend) {
     let backend = &test.backend;
     limit(backend, &Scope::PerDay, 100).await;
     let [first, month] = Scope::windows(test.clock.now());

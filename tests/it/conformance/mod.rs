@@ -8,6 +8,7 @@
 
 mod artifacts;
 mod broker;
+mod cases;
 mod embedded_only;
 mod events;
 mod expiry;
@@ -85,17 +86,17 @@ macro_rules! conformance {
     (@room ledger $open:path) => {
         conformance!(@tests $open, ledger:
             a_reservation_is_granted_exactly_up_to_the_limit,
-            a_repeated_reservation_answers_the_recorded_outcome,
-            two_hundred_concurrent_reservations_with_room_for_37_grant_37,
-            all_scopes_are_charged_or_none,
+            case_03_a_repeated_reservation_answers_the_recorded_outcome,
+            case_01_two_hundred_concurrent_reservations_with_room_for_37_grant_37,
+            case_02_all_scopes_are_charged_or_none,
             a_job_without_a_limit_is_refused_and_an_account_without_one_is_not,
-            settling_twice_answers_the_first_charge,
+            case_11_settling_twice_answers_the_first_charge,
             releasing_gives_back_only_what_is_open,
             settling_what_was_released_still_charges_it,
-            expired_reservation_becomes_spent,
+            case_10_a_reservation_that_nobody_ended_becomes_spent,
             expiring_names_what_it_turned,
-            settling_after_expiry_corrects_the_charge_once,
-            an_overrun_is_recorded_in_full_and_freezes_all_scopes,
+            case_11_settling_after_expiry_corrects_the_charge_once,
+            case_12_an_overrun_is_recorded_in_full_and_freezes_all_scopes,
             a_late_overrun_after_expiry_freezes_too,
             a_frozen_scope_refuses_but_still_settles,
             only_verification_and_repair_may_use_what_is_held_back,
@@ -104,10 +105,17 @@ macro_rules! conformance {
             amounts_that_cannot_be_held_exactly_are_refused,
             entries_tell_what_happened_in_order,
             an_unknown_scope_is_all_zero,
-            a_charge_stays_in_the_window_of_its_reservation,
+            case_23_a_charge_stays_in_the_window_of_its_reservation,
             an_overrun_in_a_window_leaves_tomorrow_open,
             slices_and_agent_types_have_limits_of_their_own,
             entries_can_be_picked_by_agent_model_and_time,
+        );
+    };
+    (@room cases $open:path) => {
+        conformance!(@tests $open, cases:
+            case_01_two_busy_processes_share_one_budget,
+            case_11_in_whatever_order_it_ends_a_reservation_is_charged_what_was_settled_first,
+            case_25_at_rest_nothing_is_reserved_and_the_entries_add_up_to_what_is_spent,
         );
     };
     (@room expiry $open:path) => {
@@ -180,6 +188,7 @@ macro_rules! conformance {
     };
 }
 
-conformance!(embedded, crate::support::stores::TestBackend::embedded: broker events artifacts state ledger expiry model locks rates);
-conformance!(redis, crate::support::stores::TestBackend::redis: state ledger expiry model locks rates);
+conformance!(embedded, crate::support::stores::TestBackend::embedded: broker events artifacts state ledger cases expiry model locks rates);
+conformance!(redis, crate::support::stores::TestBackend::redis: state ledger cases expiry model locks rates);
 conformance!(distributed, crate::support::stores::TestBackend::distributed: broker events artifacts);
+conformance!(journaled, crate::support::stores::TestBackend::journaled: ledger cases expiry);

@@ -9,9 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use codeswarm::backend::{Backend, EntryKind, Scope};
+use codeswarm::backend::{Backend, Balance, EntryKind, Scope};
 use codeswarm::llm::replay::{SplitMix64, Synthetic};
-use codeswarm::protocol::{Event, JobId, JobOutcome, MicroUsd};
+use codeswarm::protocol::{Event, JobId, JobOutcome, MicroUsd, Usage};
 
 use super::Cluster;
 use crate::support::{PATIENCE, Running, share, tree};
@@ -168,11 +168,16 @@ fn stress_a_job_survives_the_loss_of_any_process_with_every_file_once_and_sound_
 fn survive(seed: u64) {
     let mut random = SplitMix64::new(seed);
     let made_up = Synthetic::new(15, 20, seed)
-        .durations(Duration::from_millis(200), Duration::from_millis(900))
+        // Long enough together for the job to outlast all the trouble.
+        .durations(Duration::from_millis(500), Duration::from_millis(1_500))
         .local_edges(30)
         .build()
         .unwrap();
-    let settings = [("CODESWARM_JOB_MAX_TASKS_PER_FEATURE", "20"), ("CODESWARM_JOB_MAX_ATTEMPTS", "8")];
+    let settings = [
+        ("CODESWARM_JOB_MAX_TASKS_PER_FEATURE", "20"),
+        ("CODESWARM_JOB_MAX_ATTEMPTS", "8"),
+        ("CODESWARM_FLEET_CONCURRENCY", "3"),
+    ];
     let cluster = Cluster::start(made_up.script.clone(), &settings);
     let coordinators = vec![Named::coordinator(&cluster), Named::coordinator(&cluster)];
     let workers = (0..4).map(|_| Named::worker(&cluster)).collect();
@@ -187,7 +192,9 @@ fn survive(seed: u64) {
     let mut recoveries = Vec::new();
     for (turn, trouble) in order.into_iter().enumerate() {
         let enough = 20 + turn * 40;
-        bout.cluster.wait_for(&bout.backend, &bout.job, |log| (done(log) >= enough).then_some(()));
+        let files =
+            bout.cluster.wait_for(&bout.backend, &bout.job, |log| Some(done(log)).filter(|done| *done >= enough));
+        assert!(files < made_up.tasks.len(), "seed {seed}: the job is over before {trouble:?}");
         let took = bout.suffer(trouble, &mut random);
         eprintln!("seed {seed}: {trouble:?} after {enough} files: at work again after {took:?}");
         recoveries.push((trouble, took));
@@ -218,25 +225,50 @@ fn assert_books(bout: &Bout, seed: u64) {
         }
     }
     assert!(successes.values().all(|count| *count == 1), "seed {seed}: {successes:?}");
-    let entries = bout.cluster.books().entries(&bout.job);
-    let mut charged: BTreeMap<&str, (EntryKind, MicroUsd)> = BTreeMap::new();
-    for entry in entries.iter().filter(|entry| matches!(entry.kind, EntryKind::Settle | EntryKind::Expire)) {
-        charged.insert(&entry.reservation, (entry.kind, entry.charged));
-    }
-    let sum = |wanted: EntryKind| {
-        MicroUsd(charged.values().filter(|(kind, _)| *kind == wanted).map(|(_, amount)| amount.0).sum())
-    };
-    let (settled, expired) = (sum(EntryKind::Settle), sum(EntryKind::Expire));
-    let lost = charged.values().filter(|(kind, _)| *kind == EntryKind::Expire).count() as u64;
-    let balance = bout.cluster.balance(&bout.backend, &Scope::Job(bout.job.clone()));
-    assert_eq!((balance.spent, balance.reserved), (settled.saturating_add(expired), MicroUsd::ZERO), "seed {seed}");
+    let (charges, balance) = closed_books(bout, seed);
+    let known = |charge: &&Charge| charge.kind == EntryKind::Settle && charge.usage != Usage::default();
+    let sum = |amounts: Vec<u64>| MicroUsd(amounts.into_iter().sum());
+    let settled = sum(charges.iter().filter(known).map(|charge| charge.amount.0).collect());
+    let in_full = sum(charges.iter().filter(|charge| !known(charge)).map(|charge| charge.amount.0).collect());
+    let lost = charges.iter().filter(|charge| !known(charge)).count() as u64;
+    assert_eq!(balance.spent, settled.saturating_add(in_full), "seed {seed}");
     let (billed, calls, keys) = bout.cluster.billed();
-    // Every settled call is on the bill; what is on it beyond those was cut off and is charged in full.
+    // Every call whose cost is known is on the bill; what is on it beyond those was cut off and is charged in full.
     assert!(settled <= billed && billed <= balance.spent, "seed {seed}: {settled} <= {billed} <= {}", balance.spent);
     let again: u64 = keys.values().map(|calls| calls - 1).sum();
     assert!(again <= lost + failures, "seed {seed}: {again} calls made again, {lost} lost, {failures} failed");
     eprintln!(
-        "seed {seed}: {calls} calls, {again} of them made again; billed {billed}, spent {}, of which {expired} for {lost} calls that were cut off",
+        "seed {seed}: {calls} calls, {again} of them made again; billed {billed}, spent {}, of which {in_full} for {lost} calls that were cut off",
         balance.spent
     );
+}
+
+/// What the ledger has recorded of one call.
+struct Charge {
+    kind: EntryKind,
+    amount: MicroUsd,
+    usage: Usage,
+}
+
+/// The newest charge of every call and the job's balance, once no call is under way any more. A process that was stopped
+/// may end its calls a moment after the job, which then did not need them.
+fn closed_books(bout: &Bout, seed: u64) -> (Vec<Charge>, Balance) {
+    let (books, scope) = (bout.cluster.books(), Scope::Job(bout.job.clone()));
+    let start = Instant::now();
+    loop {
+        let before = bout.cluster.balance(&bout.backend, &scope);
+        let mut charges: BTreeMap<String, Charge> = BTreeMap::new();
+        for entry in books.entries(&bout.job) {
+            if matches!(entry.kind, EntryKind::Settle | EntryKind::Expire) {
+                let charge = Charge { kind: entry.kind, amount: entry.charged, usage: entry.usage };
+                charges.insert(entry.reservation, charge);
+            }
+        }
+        let after = bout.cluster.balance(&bout.backend, &scope);
+        if before == after && after.reserved == MicroUsd::ZERO {
+            return (charges.into_values().collect(), after);
+        }
+        assert!(start.elapsed() < recovery(), "seed {seed}: {after:?} long after the job has ended");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

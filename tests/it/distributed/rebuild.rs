@@ -10,7 +10,7 @@ use codeswarm::protocol::{Event, JobOutcome, MicroUsd};
 use super::Cluster;
 
 #[test]
-fn a_wiped_redis_stops_all_spending_until_the_books_are_rebuilt_from_the_journal() {
+fn case_24_a_wiped_redis_stops_all_spending_until_the_books_are_rebuilt_from_the_journal() {
     let job =
         Synthetic::new(5, 8, 3).durations(Duration::from_millis(200), Duration::from_millis(400)).build().unwrap();
     let cluster = Cluster::start(job.script.clone(), &[]);
@@ -60,7 +60,7 @@ fn a_wiped_redis_stops_all_spending_until_the_books_are_rebuilt_from_the_journal
 }
 
 #[test]
-fn rebuilt_books_are_the_books_there_were() {
+fn case_24_rebuilt_books_are_the_books_there_were() {
     let cluster = Cluster::start(Synthetic::new(5, 2, 3).build().unwrap().script, &[]);
     let backend = cluster.backend();
     let ledger = backend.ledger.as_ref();
@@ -112,4 +112,26 @@ fn rebuilt_books_are_the_books_there_were() {
     });
     let balance = cluster.balance(&backend, &everything[1]);
     assert_eq!((balance.spent, balance.reserved), (usd(80), usd(70)));
+}
+
+#[test]
+fn money_whose_reservation_could_not_be_written_down_is_still_set_aside_when_it_is_asked_for_again() {
+    let script = Synthetic::new(5, 2, 3).build().unwrap().script;
+    let mut cluster = Cluster::start(script, &[("CODESWARM_NATS_REQUEST_TIMEOUT_MS", "500")]);
+    let (backend, job) = (cluster.backend(), crate::support::stores::job("j"));
+    let scope = Scope::Job(job.clone());
+    let limit = Adjustment::SetLimit(Some(MicroUsd(1_000)));
+    cluster.runtime.block_on(backend.ledger.adjust("limit", &scope, limit)).unwrap();
+    let request = crate::conformance::ledger::request("r", std::slice::from_ref(&scope), 100);
+    cluster.nats.kill();
+    let unknown = cluster.runtime.block_on(backend.ledger.reserve(request.clone()));
+    assert!(matches!(unknown, Err(BackendError::Unavailable { .. })), "{unknown:?}");
+    cluster.nats.start_again();
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    while let Err(error) = cluster.runtime.block_on(backend.ledger.reserve(request.clone())) {
+        assert!(std::time::Instant::now() < deadline, "{error}");
+    }
+    assert_eq!(cluster.balance(&backend, &scope).reserved, MicroUsd(100), "a call under it has money behind it");
+    cluster.runtime.block_on(backend.ledger.release("r")).unwrap();
+    assert_eq!(cluster.balance(&backend, &scope).reserved, MicroUsd::ZERO);
 }

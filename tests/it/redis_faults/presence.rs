@@ -28,7 +28,7 @@ async fn until(state: &dyn StateStore, instance: &InstanceId, is_dead: bool, mut
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_that_dies_is_buried_once_with_its_money_spent_and_its_leases_over() {
+async fn case_10_a_process_that_dies_is_buried_once_with_its_money_spent_and_its_leases_over() {
     let server = RedisServer::start();
     let options = quick(&server);
     let (survivor, own) = open(&options).await;
@@ -56,6 +56,24 @@ async fn a_process_that_dies_is_buried_once_with_its_money_spent_and_its_leases_
     let alive = survivor.state.get(&[presence::key(&own)]).await.unwrap().remove(0).unwrap();
     assert!(!presence::is_dead(&alive.value.unwrap()), "the living are left alone");
     assert_eq!(server.command(&format!("ZSCORE test:{{presence}}:beats {dead}")), ::redis::Value::Nil);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_dies_while_burying_another_is_replaced() {
+    let server = RedisServer::start();
+    let (survivor, _) = open(&quick(&server)).await;
+    let (dying, dead) = open(&quick(&server)).await;
+    limit(&*survivor.ledger, 100).await;
+    let asked = codeswarm::backend::ReserveRequest { instance: dead.clone(), ..reservation("theirs", &[scope()], 7) };
+    assert_eq!(dying.ledger.reserve(asked).await.unwrap(), ReserveOutcome::Granted);
+    drop(dying);
+    // As if a third one had taken it on and died before the first step: it has a little time left to finish.
+    let over = survivor.clock.now().after(Duration::from_millis(300));
+    server.command(&format!("ZREM test:{{presence}}:beats {dead}"));
+    server.command(&format!("ZADD test:{{presence}}:dying {} {dead}", over.0));
+    until(&*survivor.state, &dead, true, 0).await;
+    let after = balance(&*survivor.ledger).await;
+    assert_eq!((after.spent, after.reserved), (usd(7), usd(0)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

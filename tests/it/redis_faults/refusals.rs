@@ -15,7 +15,7 @@ async fn refusal(options: &DistributedOptions) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_may_lose_what_it_acknowledged_is_refused_with_the_command_that_changes_it() {
+async fn case_24_a_server_that_may_lose_what_it_acknowledged_is_refused_with_the_command_that_changes_it() {
     let cases = [
         (["--appendonly", "no"], "CONFIG SET appendonly yes"),
         (["--appendfsync", "everysec"], "CONFIG SET appendfsync always"),

@@ -46,7 +46,7 @@ async fn a_server_that_is_killed_and_comes_back_has_lost_nothing_and_work_goes_o
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_hangs_is_unavailable_and_then_served_again() {
+async fn case_03_a_server_that_hangs_is_unavailable_and_then_served_again() {
     let (server, _) = start().await;
     let mut options = distributed_options(&server.url());
     options.redis.request_timeout = Duration::from_millis(200);
@@ -64,7 +64,7 @@ async fn a_server_that_hangs_is_unavailable_and_then_served_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_step_whose_answer_is_lost_is_repeated_and_happens_once() {
+async fn case_03_a_step_whose_answer_is_lost_is_repeated_and_happens_once() {
     let server = RedisServer::start();
     let wire = Wire::to(server.port()).await;
     let mut options = distributed_options(&format!("redis://127.0.0.1:{}/0", wire.port()));
@@ -93,7 +93,7 @@ async fn a_step_whose_answer_is_lost_is_repeated_and_happens_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_forgets_its_scripts_is_taught_them_again() {
+async fn case_03_a_server_that_forgets_its_scripts_is_taught_them_again() {
     let (server, stores) = start().await;
     limit(&*stores.ledger, 100).await;
     for round in 0..3 {
@@ -109,7 +109,7 @@ async fn a_server_that_forgets_its_scripts_is_taught_them_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_has_lost_its_data_is_never_spent_against() {
+async fn case_24_a_server_that_has_lost_its_data_is_never_spent_against() {
     use codeswarm::error::Coded;
     let (server, stores) = start().await;
     let ledger = &*stores.ledger;

@@ -54,6 +54,8 @@ pub(crate) struct TestBackend {
     pub(crate) servers: Vec<RedisServer>,
     /// The broker behind them, killed at the end. It goes by a clock of its own.
     pub(crate) nats: Option<NatsServer>,
+    /// The broker's clock matters to this test, so that time has to go by there as well.
+    waits: bool,
     /// Within which a delivery's lease ends when it should.
     pub(crate) margin: Duration,
     /// What the keys on the servers begin with.
@@ -78,8 +80,8 @@ impl TestBackend {
         let instance = instance("first");
         let backend = open_embedded(directory.path(), &instance, &clock).await.expect("opens");
         let margin = Duration::from_millis(1);
-        let namespace = NAMESPACE.to_owned();
-        Self { backend, clock, instance, directory, servers: Vec::new(), nats: None, margin, namespace }
+        let (servers, nats, waits, namespace) = (Vec::new(), None, false, NAMESPACE.to_owned());
+        Self { backend, clock, instance, directory, servers, nats, waits, margin, namespace }
     }
 
     /// State, ledger, locks and rates on a Redis server of their own, the rest embedded.
@@ -104,8 +106,31 @@ impl TestBackend {
         let (clock, instance) = (Clock::manual(START), instance("first"));
         let backend = distributed::open(&options, &instance, Some(clock.clone())).await.expect("opens");
         let (directory, margin) = (tempfile::tempdir().expect("a temporary directory"), Duration::from_millis(300));
-        let namespace = NAMESPACE.to_owned();
-        Self { backend, clock, instance, directory, servers: vec![redis], nats: Some(nats), margin, namespace }
+        let (servers, nats, waits, namespace) = (vec![redis], Some(nats), true, NAMESPACE.to_owned());
+        Self { backend, clock, instance, directory, servers, nats, waits, margin, namespace }
+    }
+
+    /// The same servers for tests of the ledger alone: it goes by Redis's clock only, which is moved by hand.
+    pub(crate) async fn journaled() -> Self {
+        Self { waits: false, ..Self::distributed().await }
+    }
+
+    /// The same stores, opened by another process called `name`.
+    pub(crate) async fn another(&self, name: &str) -> Backend {
+        let (instance, clock) = (instance(name), self.clock.clone());
+        let Some(server) = self.servers.first() else {
+            return open_embedded(self.directory.path(), &instance, &clock).await.expect("opens");
+        };
+        let mut options = distributed_options(&server.url());
+        if let Some(nats) = &self.nats {
+            options.nats.servers = Secret::new(nats.url());
+            return distributed::open(&options, &instance, Some(clock)).await.expect("opens");
+        }
+        let stores = redis::open(&options, &instance, Some(clock)).await.expect("opens");
+        let mut backend = self.backend.clone();
+        (backend.state, backend.ledger, backend.locks, backend.rates) =
+            (stores.state, stores.ledger, stores.locks, stores.rates);
+        backend
     }
 
     /// Forgets everything: another directory, or other keys on the same Redis server, and the clock at its start. The clock
@@ -161,7 +186,7 @@ impl TestBackend {
     /// Lets time go by for the stores, and for a broker that goes by a clock of its own.
     pub(crate) async fn pass(&self, time: Duration) {
         self.clock.advance(time);
-        if self.nats.is_some() {
+        if self.waits {
             tokio::time::sleep(time).await;
         }
     }

@@ -99,15 +99,16 @@ impl RedisServer {
         panic!("redis-server is not ready after {PATIENCE:?}: {}", self.log());
     }
 
-    /// Whether this very process answers, and not another one that was faster on the port.
+    /// Whether this very process answers, and not another one that was faster on the port, with all its data loaded.
     fn answers(&self) -> bool {
         if self.is_tls {
             return TcpStream::connect(("127.0.0.1", self.port)).is_ok();
         }
         let client = redis::Client::open(self.url()).expect("a URL");
         let Ok(mut connection) = client.get_connection() else { return false };
-        let info = redis::cmd("INFO").arg("server").query::<String>(&mut connection);
-        info.is_ok_and(|info| info.lines().any(|line| line == format!("process_id:{}", self.child.id())))
+        let Ok(info) = redis::cmd("INFO").query::<String>(&mut connection) else { return false };
+        let says = |wanted: &str| info.lines().any(|line| line == wanted);
+        says(&format!("process_id:{}", self.child.id())) && says("loading:0")
     }
 
     fn log(&self) -> String {
