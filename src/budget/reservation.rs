@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::settler::{self, CALLER_DELAYS, Ending, Order};
-use super::{BudgetError, CallContext, PriceTable};
+use super::{BudgetError, CallContext, PriceTable, WorstCase};
 use crate::backend::{BackendError, Ledger, ReserveOutcome, ReserveRequest, Scope, SettleOutcome, Settlement};
 use crate::clock::Clock;
 use crate::error::Coded;
@@ -57,24 +57,27 @@ impl Treasurer {
         &self.prices
     }
 
-    /// Sets `amount` aside under `id` in every scope of `context`, or in none. While the ledger does not answer, the
+    /// Sets `worst` aside under `id` in every scope of `context`, or in none; a worst case in tokens also in the scopes that
+    /// count them. While the ledger does not answer, the
     /// same id is tried a few times more; after that the call is refused.
     ///
     /// # Errors
-    /// [`BudgetError::Refused`] and [`BudgetError::Frozen`] are the ledger's answers, [`BudgetError::Ledger`] means it
+    /// [`BudgetError::Refused`], [`BudgetError::TokensRefused`] and [`BudgetError::Frozen`] are the ledger's answers, [`BudgetError::Ledger`] means it
     /// gave none. No money stays set aside after any of them.
     pub async fn reserve(
         &self,
         id: String,
         context: &CallContext,
         model: &str,
-        amount: MicroUsd,
+        worst: impl Into<WorstCase>,
         lease: Duration,
     ) -> Result<Reservation, BudgetError> {
+        let WorstCase { amount, tokens } = worst.into();
         let request = ReserveRequest {
             id: id.clone(),
-            scopes: self.scopes(context),
+            scopes: self.scopes(context, tokens),
             amount,
+            tokens,
             lease,
             may_use_hold_back: context.may_use_hold_back,
             instance: context.instance.clone(),
@@ -91,6 +94,9 @@ impl Treasurer {
             }
             ReserveOutcome::Refused { scope, available } => {
                 guard.on_drop = None;
+                if scope.counts_tokens() {
+                    return Err(BudgetError::TokensRefused { needed: tokens, available: available.0, scope });
+                }
                 Err(BudgetError::Refused { needed: amount, available, scope })
             }
             ReserveOutcome::Frozen { scope } => {
@@ -100,9 +106,13 @@ impl Treasurer {
         }
     }
 
-    /// The scopes of `context` and the windows of the account that hold this moment.
-    fn scopes(&self, context: &CallContext) -> Vec<Scope> {
+    /// The scopes of `context`, those that count `tokens` if there are any, and the windows of the account that hold this
+    /// moment.
+    fn scopes(&self, context: &CallContext, tokens: u64) -> Vec<Scope> {
         let mut scopes = context.scopes.clone();
+        if tokens > 0 {
+            scopes.extend([Scope::Tokens, Scope::JobTokens(context.job.clone())]);
+        }
         if let Some(at) = scopes.iter().position(|scope| *scope == Scope::Account) {
             scopes.splice(at + 1..at + 1, Scope::windows(self.clock.now()));
         }
