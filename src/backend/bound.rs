@@ -64,6 +64,7 @@ pub(super) fn check_reservation(request: &ReserveRequest) -> Result<(), BackendE
     check_text("reservation id", &request.id, MAX_ID_BYTES)?;
     check_text("model", &request.model, MAX_ID_BYTES)?;
     check_money("amount", request.amount)?;
+    check_money("tokens", MicroUsd(request.tokens))?;
     if request.scopes.is_empty() {
         return Err(BackendError::Invalid { field: "scopes", why: "a reservation needs at least one".into() });
     }

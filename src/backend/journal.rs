@@ -30,6 +30,9 @@ pub(super) enum Record {
         scopes: Vec<String>,
         /// The worst case of the call.
         amount: MicroUsd,
+        /// The most tokens it can use, where they are counted.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        tokens: u64,
         /// When.
         at: Timestamp,
         /// End of its lease.
@@ -85,6 +88,11 @@ pub(super) enum Record {
         /// What changed, for people.
         note: String,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_zero(tokens: &u64) -> bool {
+    *tokens == 0
 }
 
 /// Where records are kept.
@@ -150,6 +158,7 @@ impl Journaled {
             id: request.id.clone(),
             scopes: request.scopes.iter().map(ToString::to_string).collect(),
             amount: request.amount,
+            tokens: request.tokens,
             at,
             until: at.after(request.lease.max(Duration::from_millis(1))),
             instance: request.instance.to_string(),

@@ -37,6 +37,10 @@ pub enum Scope {
     Slice(JobId, FeatureId),
     /// What one agent type spends in a job.
     Agent(JobId, AgentType),
+    /// Tokens of models that cost nothing, over everything. It counts tokens, not money.
+    Tokens,
+    /// The same within one job.
+    JobTokens(JobId),
 }
 
 /// Name of the scope that holds the limit of every day.
@@ -44,6 +48,9 @@ const PER_DAY: &str = "account/day";
 
 /// Name of the scope that holds the limit of every month.
 const PER_MONTH: &str = "account/month";
+
+/// Name of the scope of all tokens, and the end of the names of its parts.
+const TOKENS: &str = "tokens";
 
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,6 +63,8 @@ impl fmt::Display for Scope {
             Self::Job(job) => write!(f, "job:{job}"),
             Self::Slice(job, feature) => write!(f, "job:{job}/slice:{feature}"),
             Self::Agent(job, agent) => write!(f, "job:{job}/agent:{agent}"),
+            Self::Tokens => f.write_str(TOKENS),
+            Self::JobTokens(job) => write!(f, "job:{job}/{TOKENS}"),
         }
     }
 }
@@ -75,7 +84,7 @@ impl Scope {
     #[must_use]
     pub const fn job(&self) -> Option<&JobId> {
         match self {
-            Self::Job(job) | Self::Slice(job, _) | Self::Agent(job, _) => Some(job),
+            Self::Job(job) | Self::Slice(job, _) | Self::Agent(job, _) | Self::JobTokens(job) => Some(job),
             _ => None,
         }
     }
@@ -84,6 +93,23 @@ impl Scope {
     #[must_use]
     pub const fn needs_limit(&self) -> bool {
         matches!(self, Self::Job(_))
+    }
+
+    /// True when its limit and counters are tokens instead of micro-dollars.
+    #[must_use]
+    pub const fn counts_tokens(&self) -> bool {
+        matches!(self, Self::Tokens | Self::JobTokens(_))
+    }
+
+    /// The same by its name.
+    pub(super) fn is_of_tokens(name: &str) -> bool {
+        name.strip_suffix(TOKENS).is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
+    }
+
+    /// An amount of this scope, for people.
+    #[must_use]
+    pub fn show(&self, amount: MicroUsd) -> String {
+        if self.counts_tokens() { format!("{} tokens", amount.0) } else { amount.to_string() }
     }
 
     /// The scope that holds the limit of the window called `name`; `None` for scopes with a limit of their own.
@@ -103,6 +129,8 @@ pub struct ReserveRequest {
     pub scopes: Vec<Scope>,
     /// The worst case of the call.
     pub amount: MicroUsd,
+    /// The most tokens it can use, input and output together; set aside in the scopes that count tokens. 0 without such.
+    pub tokens: u64,
     /// After this time without settle or release the reservation becomes spent.
     pub lease: Duration,
     /// True for verification and repair, which may use what a scope holds back.
@@ -128,7 +156,7 @@ pub enum ReserveOutcome {
     Refused {
         /// The first scope that had too little.
         scope: Scope,
-        /// What that scope could still give.
+        /// What that scope could still give; tokens where it counts them.
         available: MicroUsd,
     },
     /// Spending is frozen in this scope.
@@ -138,7 +166,8 @@ pub enum ReserveOutcome {
     },
 }
 
-/// What a call really cost.
+/// What a call really cost. In scopes that count tokens it is charged those of its usage, or, when there are none, all that
+/// were reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Settlement {
     /// The charge.
@@ -190,17 +219,17 @@ impl Adjustment {
     #[must_use]
     pub fn note(self, scope: &Scope) -> String {
         match self {
-            Self::SetLimit(Some(limit)) => format!("limit of {scope} set to {limit}"),
+            Self::SetLimit(Some(limit)) => format!("limit of {scope} set to {}", scope.show(limit)),
             Self::SetLimit(None) => format!("limit of {scope} removed"),
-            Self::TopUp(more) => format!("limit of {scope} raised by {more}"),
-            Self::HoldBack(amount) => format!("{amount} of {scope} held back"),
+            Self::TopUp(more) => format!("limit of {scope} raised by {}", scope.show(more)),
+            Self::HoldBack(amount) => format!("{} of {scope} held back", scope.show(amount)),
             Self::Freeze => format!("{scope} frozen"),
             Self::Thaw => format!("{scope} thawed"),
         }
     }
 }
 
-/// A scope's state.
+/// A scope's state. Where the scope [counts tokens](Scope::counts_tokens), so do all amounts here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Balance {
     /// The limit, if there is one.
@@ -309,6 +338,7 @@ pub struct EntryFilter {
 /// - An open reservation whose lease is over counts as spent from the next operation on: crashes cost money, never
 ///   free it.
 /// - A scope that was never adjusted has no limit; a job without a limit is refused.
+/// - Money and tokens of one reservation are set aside and charged in the same step, each in the scopes that count it.
 /// - A charge stays in the windows of its reservation. A window is never frozen by itself, only its policy is.
 #[async_trait]
 pub trait Ledger: Send + Sync {

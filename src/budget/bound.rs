@@ -9,6 +9,23 @@
 
 use unicode_normalization::UnicodeNormalization;
 
+use crate::protocol::MicroUsd;
+
+/// The most that a call can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WorstCase {
+    /// Money, nothing for a model that is free.
+    pub amount: MicroUsd,
+    /// Tokens, input and output together, for a model that is free; 0 where money bounds the call.
+    pub tokens: u64,
+}
+
+impl From<MicroUsd> for WorstCase {
+    fn from(amount: MicroUsd) -> Self {
+        Self { amount, tokens: 0 }
+    }
+}
+
 /// What the bound is computed from; see `PriceTable::worst_case`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorstCaseInput {

@@ -21,6 +21,16 @@ pub enum BudgetError {
         /// The first scope that had too little.
         scope: Scope,
     },
+    /// The tokens do not fit into the ceiling of a scope.
+    #[error("{scope} has {available} tokens left, this call may need {needed}")]
+    TokensRefused {
+        /// What was asked for.
+        needed: u64,
+        /// What the scope could still give.
+        available: u64,
+        /// The first scope that had too little.
+        scope: Scope,
+    },
     /// Spending is frozen.
     #[error("spending is frozen in scope {scope}")]
     Frozen {
@@ -42,6 +52,7 @@ impl Coded for BudgetError {
             Self::Frozen { .. } => "CS-BUDGET-002",
             Self::Ledger(_) => "CS-BUDGET-003",
             Self::Price(_) => "CS-BUDGET-004",
+            Self::TokensRefused { .. } => "CS-BUDGET-005",
         }
     }
 
@@ -49,6 +60,10 @@ impl Coded for BudgetError {
         match self {
             Self::Refused { needed, available, .. } => format!(
                 "top the budget up by at least {} (`codeswarm budget top-up`) and resume the job",
+                needed.saturating_sub(*available)
+            ),
+            Self::TokensRefused { needed, available, .. } => format!(
+                "raise the ceiling by at least {} tokens (`codeswarm budget top-up`) and resume the job",
                 needed.saturating_sub(*available)
             ),
             Self::Frozen { .. } => "find out why it was frozen (`codeswarm budget show`), then thaw it".into(),

@@ -17,7 +17,7 @@ pub(crate) mod test_ledger;
 #[cfg(test)]
 mod tests;
 
-pub use bound::WorstCaseInput;
+pub use bound::{WorstCase, WorstCaseInput};
 pub use context::CallContext;
 pub use error::BudgetError;
 pub use price::{EndpointPrices, ModelPrice, PriceError, PriceTable};

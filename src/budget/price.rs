@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 pub use parse::ThinkingGate;
 
 use self::season::{Season, Window};
-use super::WorstCaseInput;
+use super::{WorstCase, WorstCaseInput};
 use crate::clock::Clock;
 use crate::error::Coded;
 use crate::protocol::{MicroUsd, Usage};
@@ -155,6 +155,19 @@ impl ModelPrice {
     /// The sizes of prompts, in tokens, above which other prices hold, ascending.
     pub fn tiers(&self) -> impl Iterator<Item = u64> {
         self.long_prompt.iter().map(|tier| tier.over)
+    }
+
+    /// True when its calls cost nothing because somebody said so; a price of zero in the table is refused.
+    #[must_use]
+    pub const fn is_free(&self) -> bool {
+        self.seasons.is_empty()
+    }
+
+    /// The most input tokens that a request can be: every byte a token, and what the provider may add.
+    fn most_input(&self, input: &WorstCaseInput) -> u64 {
+        let items = u64::from(input.messages) + u64::from(input.tools);
+        let added = INJECTED_TOKENS + INJECTED_TOKENS_PER_ITEM * items;
+        input.body_bytes.saturating_add(added).saturating_add(input.schema_bytes).min(self.context)
     }
 
     /// The prices of a request whose prompt is `prompt_tokens` long, cached parts included. They hold for the whole
@@ -317,6 +330,32 @@ impl PriceTable {
         Ok(u32::try_from(affordable).unwrap_or(input.max_tokens))
     }
 
+    /// The most that a call can take: money, or tokens when the model is free and money bounds nothing.
+    ///
+    /// # Errors
+    /// [`PriceError::UnknownModel`].
+    pub fn worst(&self, input: &WorstCaseInput) -> Result<WorstCase, PriceError> {
+        let amount = self.worst_case(input)?;
+        let model = self.known(&input.model)?;
+        let tokens = if model.is_free() {
+            let output = input.max_tokens.min(model.max_output.unwrap_or(u32::MAX));
+            model.most_input(input).saturating_add(u64::from(output))
+        } else {
+            0
+        };
+        Ok(WorstCase { amount, tokens })
+    }
+
+    /// Largest `max_tokens` (at most the input's own) of a free model with which a call fits into `available` tokens; 0 when
+    /// none does.
+    ///
+    /// # Errors
+    /// [`PriceError::UnknownModel`].
+    pub fn largest_output_within(&self, input: &WorstCaseInput, available: u64) -> Result<u32, PriceError> {
+        let left = available.saturating_sub(self.known(&input.model)?.most_input(input));
+        Ok(u32::try_from(left).unwrap_or(u32::MAX).min(input.max_tokens))
+    }
+
     /// What a call with this usage costs, by the tier its whole prompt falls into.
     ///
     /// # Errors
@@ -342,12 +381,7 @@ impl PriceTable {
 
     fn bound(&self, input: &WorstCaseInput) -> Result<Bound, PriceError> {
         let model = self.known(&input.model)?;
-        let items = u64::from(input.messages) + u64::from(input.tools);
-        let tokens = input
-            .body_bytes
-            .saturating_add(INJECTED_TOKENS + INJECTED_TOKENS_PER_ITEM * items)
-            .saturating_add(input.schema_bytes)
-            .min(model.context);
+        let tokens = model.most_input(input);
         let rates = model.dearest_rates(tokens, Window::of_bound(self.clock.now()));
         let mut price = rates.input.max(rates.cache_read);
         if input.writes_5m || model.implicit_cache_write {

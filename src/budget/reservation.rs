@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::settler::{self, CALLER_DELAYS, Ending, Order};
-use super::{BudgetError, CallContext, PriceTable};
+use super::{BudgetError, CallContext, PriceTable, WorstCase};
 use crate::backend::{BackendError, Ledger, ReserveOutcome, ReserveRequest, Scope, SettleOutcome, Settlement};
 use crate::clock::Clock;
 use crate::error::Coded;
@@ -64,24 +64,27 @@ impl Treasurer {
         &self.prices
     }
 
-    /// Sets `amount` aside under `id` in every scope of `context`, or in none. While the ledger does not answer, the
+    /// Sets `worst` aside under `id` in every scope of `context`, or in none; a worst case in tokens also in the scopes that
+    /// count them. While the ledger does not answer, the
     /// same id is tried a few times more; after that the call is refused.
     ///
     /// # Errors
-    /// [`BudgetError::Refused`] and [`BudgetError::Frozen`] are the ledger's answers, [`BudgetError::Ledger`] means it
+    /// [`BudgetError::Refused`], [`BudgetError::TokensRefused`] and [`BudgetError::Frozen`] are the ledger's answers, [`BudgetError::Ledger`] means it
     /// gave none. No money stays set aside after any of them.
     pub async fn reserve(
         &self,
         id: String,
         context: &CallContext,
         model: &str,
-        amount: MicroUsd,
+        worst: impl Into<WorstCase>,
         lease: Duration,
     ) -> Result<Reservation, BudgetError> {
+        let WorstCase { amount, tokens } = worst.into();
         let request = ReserveRequest {
             id: id.clone(),
-            scopes: self.scopes(context),
+            scopes: self.scopes(context, tokens),
             amount,
+            tokens,
             lease,
             may_use_hold_back: context.may_use_hold_back,
             instance: context.instance.clone(),
@@ -90,6 +93,7 @@ impl Treasurer {
             agent: context.agent.clone(),
             model: model.to_owned(),
         };
+<<<<<<< HEAD
         let guard = Reservation { id, amount, treasurer: self.clone(), on_drop: Some(Ending::Release) };
         let mut guard = match self.asking.spawn(guard.ask(request)).await {
             Ok(asked) => asked?,
@@ -103,11 +107,35 @@ impl Treasurer {
         };
         guard.on_drop = Some(Ending::Charge(guard.in_full()));
         Ok(guard)
+=======
+        let mut guard = Reservation { id, amount, treasurer: self.clone(), on_drop: Some(Ending::Release) };
+        match self.ask(&request).await.map_err(BudgetError::Ledger)? {
+            ReserveOutcome::Granted => {
+                guard.on_drop = Some(Ending::Charge(guard.in_full()));
+                Ok(guard)
+            }
+            ReserveOutcome::Refused { scope, available } => {
+                guard.on_drop = None;
+                if scope.counts_tokens() {
+                    return Err(BudgetError::TokensRefused { needed: tokens, available: available.0, scope });
+                }
+                Err(BudgetError::Refused { needed: amount, available, scope })
+            }
+            ReserveOutcome::Frozen { scope } => {
+                guard.on_drop = None;
+                Err(BudgetError::Frozen { scope })
+            }
+        }
+>>>>>>> money
     }
 
-    /// The scopes of `context` and the windows of the account that hold this moment.
-    fn scopes(&self, context: &CallContext) -> Vec<Scope> {
+    /// The scopes of `context`, those that count `tokens` if there are any, and the windows of the account that hold this
+    /// moment.
+    fn scopes(&self, context: &CallContext, tokens: u64) -> Vec<Scope> {
         let mut scopes = context.scopes.clone();
+        if tokens > 0 {
+            scopes.extend([Scope::Tokens, Scope::JobTokens(context.job.clone())]);
+        }
         if let Some(at) = scopes.iter().position(|scope| *scope == Scope::Account) {
             scopes.splice(at + 1..at + 1, Scope::windows(self.clock.now()));
         }

@@ -122,6 +122,10 @@ pub(super) fn after_exhaustion(watched: &Watched) -> String {
     let reason = watched.job.end().map_or("", |(_, reason, _)| reason);
     // The words of the scopes as the ledger prints them: a limit on everything is not raised by raising the job's.
     let scope = [("in account/day:", "day"), ("in account/month:", "month"), ("in account,", "account")];
+    if reason.contains(" tokens left in ") {
+        let scope = if reason.contains(" left in tokens,") { "tokens".to_owned() } else { format!("{id}/tokens") };
+        return format!("codeswarm budget top-up {scope} TOKENS, then codeswarm resume {id}");
+    }
     let tight = scope.iter().find(|(words, _)| reason.contains(words)).map_or(id.as_str(), |(_, name)| name);
     format!("codeswarm budget top-up {tight} USD, then codeswarm resume {id}")
 }

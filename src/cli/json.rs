@@ -117,6 +117,17 @@ pub(super) fn balance(balance: &Balance) -> Value {
     })
 }
 
+/// A balance of a scope that counts tokens.
+pub(super) fn tokens(balance: &Balance) -> Value {
+    json!({
+        "limit_tokens": balance.limit,
+        "spent_tokens": balance.spent,
+        "reserved_tokens": balance.reserved,
+        "available_tokens": balance.available(),
+        "frozen": balance.frozen,
+    })
+}
+
 /// A line of the ledger.
 pub(super) fn entry(entry: &Entry) -> Value {
     json!({

@@ -88,12 +88,14 @@ pub(super) async fn open(common: &Common, loaded: &Loaded, role: &str) -> Result
 pub(super) async fn open_for(common: &Common, loaded: &Loaded, instance: &InstanceId) -> Result<Backend, Failure> {
     let backend = open_as(common, loaded, instance).await?;
     let budget = &loaded.settings.budget;
+    let tokens = Some(MicroUsd(budget.account_free_tokens)).filter(|tokens| *tokens > MicroUsd::ZERO);
     for (scope, limit) in [
-        (Scope::Account, &budget.account_limit_usd),
-        (Scope::PerDay, &budget.account_day_limit_usd),
-        (Scope::PerMonth, &budget.account_month_limit_usd),
+        (Scope::Account, budget.account_limit_usd.parse().ok()),
+        (Scope::PerDay, budget.account_day_limit_usd.parse().ok()),
+        (Scope::PerMonth, budget.account_month_limit_usd.parse().ok()),
+        (Scope::Tokens, tokens),
     ] {
-        let Ok(limit) = limit.parse::<MicroUsd>() else { continue };
+        let Some(limit) = limit else { continue };
         let present = backend.ledger.balance(&scope).await?;
         if present.limit != Some(limit) {
             let request = format!("configured:{scope}:{}", crate::clock::unique_id());

@@ -79,6 +79,7 @@ pub(super) fn prepare(
         proposal,
         budget,
         hold_back: budget.percent(settings.budget.hold_back_percent),
+        free_tokens: Some(settings.job.free_tokens).filter(|tokens| *tokens > 0),
         origin: origin(replay)?,
         settings: job_settings(settings, &out, args.git, !args.yes),
     })

@@ -64,6 +64,7 @@ impl Settings {
 #[expect(missing_docs, reason = "documented in config/default.toml, which users read")]
 pub struct JobDefaults {
     pub budget_usd: String,
+    pub free_tokens: u64,
     pub min_features: u32,
     pub max_features: u32,
     pub min_tasks_per_feature: u32,
@@ -96,6 +97,7 @@ pub struct BudgetSettings {
     pub account_limit_usd: String,
     pub account_day_limit_usd: String,
     pub account_month_limit_usd: String,
+    pub account_free_tokens: u64,
     pub cheaper_model: String,
     pub cheaper_model_percent: u64,
     pub drop_optional_percent: u64,

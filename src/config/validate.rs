@@ -40,11 +40,17 @@ pub(super) fn faults(settings: &Settings) -> Vec<Fault> {
     faults
 }
 
+/// Largest ceiling in tokens; no fleet gets there.
+const MOST_TOKENS: u64 = 1_000_000_000_000_000;
+
 fn job(settings: &Settings, faults: &mut Vec<Fault>) {
     let job = &settings.job;
     if let Err(error) = job.budget_usd.parse::<MicroUsd>() {
         faults.push(Fault { key: "job.budget_usd".into(), why: error.to_string() });
     }
+    check(faults, job.free_tokens <= MOST_TOKENS, "job.free_tokens", || {
+        format!("{} is over {MOST_TOKENS}", job.free_tokens)
+    });
     for (low, high, name) in [
         (job.min_features, job.max_features, "features"),
         (job.min_tasks_per_feature, job.max_tasks_per_feature, "tasks_per_feature"),
@@ -86,6 +92,9 @@ fn budget(settings: &Settings, faults: &mut Vec<Fault>) {
             faults.push(Fault { key: key.into(), why: error.to_string() });
         }
     }
+    check(faults, budget.account_free_tokens <= MOST_TOKENS, "budget.account_free_tokens", || {
+        format!("{} is over {MOST_TOKENS}", budget.account_free_tokens)
+    });
     for (key, percent) in [
         ("budget.cheaper_model_percent", budget.cheaper_model_percent),
         ("budget.drop_optional_percent", budget.drop_optional_percent),

@@ -27,6 +27,8 @@ pub struct Submission {
     pub budget: MicroUsd,
     /// Part of the limit kept for verification and repair.
     pub hold_back: MicroUsd,
+    /// The job's ceiling for tokens of models that cost nothing; `None` for no ceiling.
+    pub free_tokens: Option<u64>,
     /// Where replies come from.
     pub origin: Origin,
     /// Output and plan limits.
@@ -50,6 +52,10 @@ pub async fn submit(
     if submission.hold_back > MicroUsd::ZERO {
         let hold_back = Adjustment::HoldBack(submission.hold_back);
         backend.ledger.adjust(&format!("{id}:submit:hold-back"), &scope, hold_back).await?;
+    }
+    if let Some(tokens) = submission.free_tokens {
+        let ceiling = Adjustment::SetLimit(Some(MicroUsd(tokens)));
+        backend.ledger.adjust(&format!("{id}:submit:tokens"), &Scope::JobTokens(id.clone()), ceiling).await?;
     }
     let decision = Decision::Submit(job::Submission {
         name: submission.name,

@@ -65,6 +65,16 @@ pub enum LlmError {
         /// Which scope that is.
         scope: String,
     },
+    /// The ceiling for models without prices has no room for the most tokens this call can use.
+    #[error("the budget has {available} tokens left in {scope}, this call may need {needed}")]
+    TokensRefused {
+        /// Tokens of the smallest acceptable call.
+        needed: u64,
+        /// What was left in the first scope that had too little.
+        available: u64,
+        /// Which scope that is.
+        scope: String,
+    },
     /// Spending is frozen.
     #[error("spending is frozen in scope {scope}")]
     Frozen {
@@ -143,6 +153,7 @@ impl LlmError {
         match self {
             Self::Unsupported(_)
             | Self::BudgetRefused { .. }
+            | Self::TokensRefused { .. }
             | Self::Frozen { .. }
             | Self::Ledger(_)
             | Self::NotAdmitted { .. }
@@ -164,6 +175,7 @@ impl Coded for LlmError {
             Self::BudgetRefused { .. } => "CS-BUDGET-001",
             Self::Frozen { .. } => "CS-BUDGET-002",
             Self::Ledger(_) => "CS-BUDGET-003",
+            Self::TokensRefused { .. } => "CS-BUDGET-005",
             Self::Connect { .. } => "CS-LLM-002",
             Self::Status { .. } => "CS-LLM-003",
             Self::Cut { .. } => "CS-LLM-004",
@@ -183,6 +195,11 @@ impl Coded for LlmError {
             Self::BudgetRefused { needed, available, scope } => format!(
                 "raise the limit of {scope} by at least {} (`codeswarm budget top-up`) and resume the job",
                 needed.saturating_sub(*available)
+            ),
+            Self::TokensRefused { needed, available, scope } => format!(
+                "raise the ceiling by at least {} (`codeswarm budget top-up {} TOKENS`) and resume the job",
+                needed.saturating_sub(*available),
+                scope.strip_prefix("job:").unwrap_or(scope)
             ),
             Self::Frozen { .. } => "find out why it was frozen (`codeswarm budget show`), then thaw it".into(),
             Self::Ledger(_) => "check the data directory; no money was spent by this call".into(),

@@ -22,7 +22,7 @@ use super::guards::Pass;
 use super::warm::WarmGate;
 use super::{Charge, Guards, LlmError, LlmReply, LlmRequest, Prepared, Provider, is_same_model};
 use crate::backend::Settlement;
-use crate::budget::{BudgetError, CallContext, PriceTable, Reservation, Treasurer, WorstCaseInput};
+use crate::budget::{BudgetError, CallContext, PriceTable, Reservation, Treasurer, WorstCase, WorstCaseInput};
 use crate::error::Coded;
 use crate::metric;
 use crate::protocol::{MicroUsd, Usage};
@@ -206,20 +206,24 @@ impl Metered {
         let lease = self.total_timeout + BACKSTOP_MARGIN + LEASE_MARGIN;
         let mut shrinks = 0;
         loop {
-            let amount = prices.worst_case(&prepared.worst_case).map_err(unpriced)?;
-            let (needed, available, scope) =
-                match self.treasurer.reserve(id.clone(), context, &request.model, amount, lease).await {
+            let worst = prices.worst(&prepared.worst_case).map_err(unpriced)?;
+            let (fitting, refused) =
+                match self.treasurer.reserve(id.clone(), context, &request.model, worst, lease).await {
                     Ok(reservation) => return Ok((prepared, reservation)),
-                    Err(BudgetError::Refused { needed, available, scope }) => (needed, available, scope),
                     Err(BudgetError::Frozen { scope }) => return Err(LlmError::Frozen { scope: scope.to_string() }),
                     Err(BudgetError::Ledger(cause)) => return Err(LlmError::Ledger(cause)),
                     Err(BudgetError::Price(cause)) => return Err(unpriced(cause)),
+                    Err(refused @ BudgetError::Refused { available, .. }) => {
+                        (prices.largest_output(&prepared.worst_case, available), refused)
+                    }
+                    Err(refused @ BudgetError::TokensRefused { available, .. }) => {
+                        (prices.largest_output_within(&prepared.worst_case, available), refused)
+                    }
                 };
-            let fitting = prices.largest_output(&prepared.worst_case, available).map_err(unpriced)?;
+            let fitting = fitting.map_err(unpriced)?;
             if fitting < smallest || fitting >= request.max_tokens || shrinks == MOST_SHRINKS {
                 let least = WorstCaseInput { max_tokens: smallest, ..prepared.worst_case };
-                let needed = prices.worst_case(&least).unwrap_or(needed);
-                return Err(LlmError::BudgetRefused { needed, available, scope: scope.to_string() });
+                return Err(too_little(refused, prices.worst(&least).unwrap_or(worst)));
             }
             request.max_tokens = fitting;
             prepared = self.provider.prepare(request)?;
@@ -290,6 +294,19 @@ fn count(model: &str, result: &Result<LlmReply, LlmError>, took: Duration) {
         ("output", usage.output),
     ];
     metric::model_called(model, result.as_ref().map_or_else(Coded::code, |_| "ok"), took, tokens);
+}
+
+/// What was refused, with what the smallest acceptable call would need.
+fn too_little(refused: BudgetError, least: WorstCase) -> LlmError {
+    match refused {
+        BudgetError::TokensRefused { available, scope, .. } => {
+            LlmError::TokensRefused { needed: least.tokens, available, scope: scope.to_string() }
+        }
+        BudgetError::Refused { available, scope, .. } => {
+            LlmError::BudgetRefused { needed: least.amount, available, scope: scope.to_string() }
+        }
+        other => unpriced(other),
+    }
 }
 
 fn unpriced(cause: impl fmt::Display) -> LlmError {

@@ -124,6 +124,16 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// No tokens at all.
+    pub const ZERO: Self = Self { input: 0, cache_write_5m: 0, cache_write_1h: 0, cache_read: 0, output: 0 };
+
+    /// All tokens, of whatever kind.
+    #[must_use]
+    pub const fn total(self) -> u64 {
+        let cached = self.cache_write_5m.saturating_add(self.cache_write_1h).saturating_add(self.cache_read);
+        self.input.saturating_add(cached).saturating_add(self.output)
+    }
+
     /// Sum of two usages.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {

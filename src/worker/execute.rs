@@ -19,7 +19,7 @@ use crate::clock;
 use crate::error::{Coded, Retry};
 use crate::llm::{LlmError, Metered};
 use crate::protocol::{
-    ArtifactRef, FailureKind, InstanceId, Receipt, StrategicPlan, TaskFailure, TaskMessage, TaskOutcome,
+    ArtifactRef, FailureKind, InstanceId, MicroUsd, Receipt, StrategicPlan, TaskFailure, TaskMessage, TaskOutcome,
 };
 
 /// Shared texts of this many jobs are kept; more jobs at once only cost reading them again.
@@ -205,6 +205,11 @@ fn classify(error: &LlmError) -> TaskFailure {
         (LlmError::BudgetRefused { needed, .. }, _) => {
             failure.kind = FailureKind::Budget;
             failure.needed = Some(*needed);
+        }
+        (LlmError::TokensRefused { .. }, _) => {
+            failure.kind = FailureKind::Budget;
+            // Tokens are what it lacks; money it needs none.
+            failure.needed = Some(MicroUsd::ZERO);
         }
         (LlmError::Frozen { .. }, _) => failure.kind = FailureKind::Budget,
         (LlmError::Cancelled, _) => failure.kind = FailureKind::Cancelled,

@@ -220,6 +220,7 @@ fn request(amount: MicroUsd, call: u64) -> ReserveRequest {
         id: format!("{}-{call}", std::process::id()),
         scopes: vec![Scope::Account, Scope::Job(job())],
         amount,
+        tokens: 0,
         lease: Duration::from_secs(600),
         may_use_hold_back: false,
         instance: InstanceId::new(format!("child-{}", std::process::id())).unwrap(),

@@ -8,6 +8,8 @@ use codeswarm::job::JobStatus;
 use codeswarm::llm::replay::{FakeOptions, FakeServer, Fault, Reply, Script, Synthetic, SyntheticJob};
 use codeswarm::protocol::{JobOutcome, MicroUsd};
 
+use crate::support::servers::nats::NatsServer;
+use crate::support::servers::redis::RedisServer;
 use crate::support::{Books, Ended, Running, Sandbox, differences};
 
 const KEY: &str = "sk-5ecret-0f-th1s-run";
@@ -123,6 +125,62 @@ fn case_04_a_free_model_has_to_be_declared_free() {
     run(&sandbox, &configuration("price = 0"), &[]).expect_code(0);
     assert_eq!(assert_complete(&sandbox, &job, provider.billed()), MicroUsd::ZERO);
     provider.stop();
+}
+
+/// What `budget show` says of the job's tokens: ceiling, spent, reserved.
+fn tokens(shown: &serde_json::Value) -> [u64; 3] {
+    ["limit", "spent", "reserved"].map(|what| shown["tokens"][format!("{what}_tokens")].as_u64().unwrap())
+}
+
+/// Runs a job on a free model with too few tokens, then with enough.
+fn run_into_the_ceiling(stores: &[(&str, String)]) {
+    const CEILING: u64 = 25_000;
+    let job = job();
+    let prices = codeswarm::budget::PriceTable::builtin().unwrap();
+    let free = prices.with_endpoint("ollama", codeswarm::budget::EndpointPrices::Free);
+    let options = FakeOptions { needs_key: false, prices: Some(free.into()), ..FakeOptions::default() };
+    let provider = Provider::start(job.script.clone(), options);
+    let configuration = format!(
+        "[job]\nfree_tokens = {CEILING}\n[llm]\nprovider = \"ollama\"\nmodel = \"my-model\"\nmax_output_tokens = 2000\n\
+         [providers.ollama]\nbase_url = \"{}/as/ollama/v1\"\nprice = 0\n",
+        provider.server.base_url()
+    );
+    let sandbox = Sandbox::new();
+    let stores = || stores.iter().map(|(name, value)| (*name, value.as_str()));
+    let codeswarm = |arguments: &[&str]| Running::start(sandbox.codeswarm(arguments).envs(stores())).end();
+    let ended = Running::start(command(&sandbox, &configuration, &["--json"]).envs(stores())).end().expect_code(4);
+    let ended = ended.json();
+    let (id, reason) = (ended["job"].as_str().unwrap(), ended["reason"].as_str().unwrap());
+    assert!(reason.contains("tokens left in job:") && reason.contains("/tokens TOKENS"), "{reason}");
+    let used = provider.server.bill().usage.total();
+    let [ceiling, spent, reserved] = tokens(&codeswarm(&["budget", "show", id, "--json"]).expect_code(0).json());
+    assert_eq!((ceiling, reserved), (CEILING, 0));
+    assert!(0 < used && used <= spent && spent <= CEILING, "{used} used, {spent} counted");
+    let shown = codeswarm(&["budget", "show", id]).expect_code(0).stdout;
+    assert!(shown.contains("tokens of free models") && shown.contains(&format!("{CEILING} tok")), "{shown}");
+
+    let topped = codeswarm(&["budget", "top-up", &format!("{id}/tokens"), "9000000"]).expect_code(0).stdout;
+    assert!(topped.contains("a limit of 9025000 tokens"), "{topped}");
+    codeswarm(&["resume", id, "--yes"]).expect_code(0);
+    let [_, spent, reserved] = tokens(&codeswarm(&["budget", "show", id, "--json"]).json());
+    assert_eq!((spent, reserved), (provider.server.bill().usage.total(), 0), "every token is counted once");
+    provider.stop();
+}
+
+#[test]
+fn case_04_a_free_model_stays_within_its_ceiling_of_tokens() {
+    run_into_the_ceiling(&[]);
+}
+
+#[test]
+fn case_04_a_free_model_stays_within_its_ceiling_of_tokens_on_servers() {
+    let (nats, redis) = (NatsServer::start(), RedisServer::start());
+    run_into_the_ceiling(&[
+        ("CODESWARM_BACKEND", "nats".into()),
+        ("NATS_URL", nats.url()),
+        ("REDIS_URL", redis.url()),
+        ("CODESWARM_STORAGE_DURABILITY", "process".into()),
+    ]);
 }
 
 #[test]

@@ -71,6 +71,7 @@ impl Bench {
             proposal: "A job that loses its coordinator.".into(),
             budget: MicroUsd(1_000_000_000),
             hold_back: MicroUsd::ZERO,
+            free_tokens: None,
             origin: Origin::Live,
             settings,
         };

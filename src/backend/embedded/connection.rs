@@ -20,7 +20,8 @@ pub(super) const FILE: &str = "codeswarm.db";
 const APPLICATION_ID: i32 = 0x4353_574d;
 
 /// All migrations, oldest first; the schema version is how many of them ran.
-const MIGRATIONS: [&str; 2] = [include_str!("sql/001_initial.sql"), include_str!("sql/002_rates.sql")];
+const MIGRATIONS: [&str; 3] =
+    [include_str!("sql/001_initial.sql"), include_str!("sql/002_rates.sql"), include_str!("sql/003_tokens.sql")];
 
 /// Waits for another process's transaction: 100 µs at first, 2 ms later, about 30 s in all.
 fn busy(tries: i32) -> bool {

@@ -1,16 +1,15 @@
-//! [`Ledger`] on counters: two hashes of them, a hash per reservation, and a stream of entries that is only ever added to.
+//! [`Ledger`] on counters: a hash of scopes, a string per reservation, and a stream of entries that is only ever added to.
 //!
 //! | Key below `<namespace>:{budget}:` | What |
 //! |---|---|
 //! | `epoch` | names these data; written once. Who has seen one and finds another, or none, refuses: data were lost |
-//! | `spent`, `reserved` | hashes: the counters of every scope; whole hashes because a call falls into half a dozen scopes |
-//! | `rules` | hash by scope: `limit hold_back frozen`, `-` for no limit |
-//! | `reservation:<id>` | hash: `state amount charged overrun until scopes instance process job task agent model` |
+//! | `scopes` | hash by scope: `limit hold_back frozen spent reserved`, `-` for no limit; one, because a call falls into half a dozen |
+//! | `reservation:<id>` | string: `state amount tokens charged charged-tokens overrun until`, then instance, process, job, task, agent type, model and scopes, a line each |
 //! | `open` | sorted set of the open reservations by the end of their lease |
 //! | `adjustment:<request>` | hash: the balance that the request was answered with |
 //! | `entry`, `entries`, `entries:<job>` | number of the newest entry, the stream of all, and the ids of each job's |
 //!
-//! No key expires; a call leaves about 2 KB for good, its entries included. Every operation first turns a bounded number of overdue reservations into spending; those that have
+//! No key expires; a call leaves about 1.5 KB for good, its entries included. Every operation first turns a bounded number of overdue reservations into spending; those that have
 //! to wait still count as reserved, so that no limit is ever judged too kindly. Amounts stay exact up to 2⁵³ micro-dollars,
 //! nine billion dollars, and are held at that.
 
@@ -38,15 +37,14 @@ const DEFAULT_ENTRIES: usize = 1_000;
 /// Entries that one script looks at.
 const PAGE: usize = 1_000;
 
-/// What, by how much, and the line for the record.
-fn adjustment_parts(scope: &Scope, adjustment: Adjustment) -> (&'static str, Option<MicroUsd>, String) {
+/// What changes and by how much.
+const fn adjustment_parts(adjustment: Adjustment) -> (&'static str, Option<MicroUsd>) {
     match adjustment {
-        Adjustment::SetLimit(Some(limit)) => ("limit", Some(limit), format!("limit of {scope} set to {limit}")),
-        Adjustment::SetLimit(None) => ("limit", None, format!("limit of {scope} removed")),
-        Adjustment::TopUp(more) => ("top-up", Some(more), format!("limit of {scope} raised by {more}")),
-        Adjustment::HoldBack(amount) => ("hold-back", Some(amount), format!("{amount} of {scope} held back")),
-        Adjustment::Freeze => ("freeze", None, format!("{scope} frozen")),
-        Adjustment::Thaw => ("thaw", None, format!("{scope} thawed")),
+        Adjustment::SetLimit(limit) => ("limit", limit),
+        Adjustment::TopUp(more) => ("top-up", Some(more)),
+        Adjustment::HoldBack(amount) => ("hold-back", Some(amount)),
+        Adjustment::Freeze => ("freeze", None),
+        Adjustment::Thaw => ("thaw", None),
     }
 }
 
@@ -83,23 +81,29 @@ fn read_entry(value: Value) -> Result<Entry, BackendError> {
     let field =
         |name: &str| some(name)?.ok_or_else(|| unexpected(&Value::SimpleString(format!("an entry without {name}"))));
     let number = |name: &str| some(name)?.map_or(Ok(0), |text| parsed::<u64>(&text));
+    let about = some("about")?.unwrap_or_default();
+    let mut about = about.split('\n').map(|text| Some(text.to_owned()).filter(|text| !text.is_empty()));
+    let mut told = || about.next().flatten();
+    let usage = some("usage")?.unwrap_or_default();
+    let mut counts = usage.split(' ').map(|count| if count.is_empty() { Ok(0) } else { parsed::<u64>(count) });
+    let mut count = || counts.next().unwrap_or(Ok(0));
     Ok(Entry {
         id,
         at: Timestamp(parsed(&field("at")?)?),
         kind: kind(&field("kind")?)?,
         reservation: field("reservation")?,
-        job: some("job")?,
-        task: some("task")?,
-        agent: some("agent")?,
-        model: some("model")?,
+        job: told(),
+        task: told(),
+        agent: told(),
+        model: told(),
         reserved: MicroUsd(number("reserved")?),
         charged: MicroUsd(number("charged")?),
         usage: Usage {
-            input: number("input")?,
-            cache_write_5m: number("cache_write_5m")?,
-            cache_write_1h: number("cache_write_1h")?,
-            cache_read: number("cache_read")?,
-            output: number("output")?,
+            input: count()?,
+            cache_write_5m: count()?,
+            cache_write_1h: count()?,
+            cache_read: count()?,
+            output: count()?,
         },
         note: some("note")?.unwrap_or_default(),
     })
@@ -156,9 +160,9 @@ impl Ledger for Store {
             }
         }
         let mut call = self.ledger_call(&LEDGER_RESERVE);
-        call.arg(&request.id).arg(request.amount.0).arg(lease_millis(request.lease));
-        call.arg(u8::from(request.may_use_hold_back)).arg(request.instance.as_str()).arg(self.process.as_str());
-        call.arg(request.job.as_str()).arg(request.task.as_str()).arg(request.agent.as_str()).arg(&request.model);
+        call.arg(&request.id).arg(request.amount.0).arg(request.tokens).arg(lease_millis(request.lease));
+        call.arg(u8::from(request.may_use_hold_back)).arg(format!("{}\n{}", request.instance, self.process));
+        call.arg(format!("{}\n{}\n{}\n{}", request.job, request.task, request.agent, request.model));
         for scope in &scopes {
             call.arg(format!("{}{scope}", if scope.needs_limit() { '!' } else { '-' }));
         }
@@ -177,10 +181,10 @@ impl Ledger for Store {
 
     async fn settle(&self, id: &str, settlement: Settlement) -> Result<SettleOutcome, BackendError> {
         check_money("amount", settlement.amount)?;
-        let usage = settlement.usage;
         let mut call = self.ledger_call(&LEDGER_SETTLE);
-        call.arg(id).arg(settlement.amount.0).arg(usage.input).arg(usage.cache_write_5m).arg(usage.cache_write_1h);
-        call.arg(usage.cache_read).arg(usage.output);
+        let Usage { input, cache_write_5m, cache_write_1h, cache_read, output } = settlement.usage;
+        call.arg(id).arg(settlement.amount.0);
+        call.arg(format!("{input} {cache_write_5m} {cache_write_1h} {cache_read} {output}"));
         let mut reply = Reply::of(self.links.ask(call).await?)?;
         if reply.number()? == 0 {
             return Err(BackendError::NotFound { what: format!("reservation {id}") });
@@ -202,10 +206,10 @@ impl Ledger for Store {
         check_adjustment(request, adjustment)?;
         // All of them, because the answer is a balance that is recorded for good.
         self.expire_all().await?;
-        let (what, amount, note) = adjustment_parts(scope, adjustment);
+        let (what, amount) = adjustment_parts(adjustment);
         let mut call = self.ledger_call(&LEDGER_ADJUST);
         call.arg(request).arg(scope.to_string()).arg(what);
-        call.arg(amount.map(|amount| amount.0.to_string()).unwrap_or_default()).arg(note);
+        call.arg(amount.map(|amount| amount.0.to_string()).unwrap_or_default()).arg(adjustment.note(scope));
         call.arg(scope.job().map(JobId::as_str).unwrap_or_default()).arg(u8::from(scope.needs_limit()));
         let mut reply = Reply::of(self.links.ask(call).await?)?;
         if reply.number()? == 0 {

@@ -37,14 +37,14 @@ pub(in crate::cli) struct RebuildArgs {
 
 /// How scopes are named, for the help of every command that takes one.
 const SCOPE_HELP: &str = "A job's id or a unique beginning of it; JOB/feature:ID or JOB/agent:TYPE for a part of it; \
-                          account, day or month for everything";
+                          account, day or month for everything; tokens and JOB/tokens for the tokens of models that cost nothing";
 
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct AmountArgs {
     #[arg(value_name = "SCOPE", help = SCOPE_HELP)]
     pub(super) scope: String,
-    /// US dollars, for example 5 or 0.25; `none` with `set` removes a limit (not a job's).
-    #[arg(value_name = "USD", allow_hyphen_values = true)]
+    /// US dollars, for example 5 or 0.25, or a whole number of tokens where the scope counts those; `none` with `set` removes a limit (not a job's).
+    #[arg(value_name = "AMOUNT", allow_hyphen_values = true)]
     pub(super) amount: String,
 }
 

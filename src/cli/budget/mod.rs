@@ -10,6 +10,8 @@ mod show;
 
 pub(super) use args::BudgetCommand;
 
+use std::collections::BTreeSet;
+
 use args::{AmountArgs, FreezeArgs, RebuildArgs};
 use scope::Named;
 
@@ -37,15 +39,27 @@ pub(super) async fn run(screen: &Screen, common: &Common, command: BudgetCommand
     }
 }
 
-async fn change(screen: &Screen, common: &Common, args: AmountArgs, adds: bool) -> Result<Exit, Failure> {
-    let wrong = |what: String| Failure::usage("CS-CLI-003", what, "give US dollars above zero, for example 5 or 0.25");
-    let amount = match args.amount.as_str() {
-        "none" if !adds => None,
-        text => Some(text.parse::<MicroUsd>().map_err(|error| wrong(format!("amount: {error}")))?),
+/// What the arguments ask for, `None` for no limit: dollars, or tokens where the scope counts those.
+fn amount(args: &AmountArgs, adds: bool) -> Result<Option<MicroUsd>, Failure> {
+    let counts_tokens = scope::counts_tokens(&args.scope);
+    let remedy = match counts_tokens {
+        true => "give a whole number of tokens above zero, for example 2000000",
+        false => "give US dollars above zero, for example 5 or 0.25",
     };
-    if amount == Some(MicroUsd::ZERO) {
-        return Err(wrong("amount: $0.00 changes nothing that could be used".into()));
+    let wrong = |what: String| Failure::usage("CS-CLI-003", what, remedy);
+    let amount = match (args.amount.as_str(), counts_tokens) {
+        ("none", _) if !adds => return Ok(None),
+        (text, true) => text.parse::<u64>().map(MicroUsd).map_err(|error| wrong(format!("amount: {error}")))?,
+        (text, false) => text.parse::<MicroUsd>().map_err(|error| wrong(format!("amount: {error}")))?,
+    };
+    if amount == MicroUsd::ZERO {
+        return Err(wrong("amount: nothing at all changes nothing that could be used".into()));
     }
+    Ok(Some(amount))
+}
+
+async fn change(screen: &Screen, common: &Common, args: AmountArgs, adds: bool) -> Result<Exit, Failure> {
+    let amount = amount(&args, adds)?;
     let (backend, instance) = opened::open_existing(common, "budget").await?;
     let named = scope::find(&backend, &args.scope).await?;
     let adjustment = match (amount, adds) {
@@ -90,8 +104,10 @@ async fn change_other(
         // What was refused before is tried again.
         tell(backend, instance, job, Watched::load(backend, job).await?.limit()).await?;
     }
-    let limit = balance.limit.map_or_else(|| "no limit".into(), |limit| format!("a limit of {limit}"));
-    screen.result(&format!("{} has {limit} now, {} spent", named.scope, money(balance.spent)));
+    let scope = &named.scope;
+    let limit = balance.limit.map_or_else(|| "no limit".into(), |limit| format!("a limit of {}", scope.show(limit)));
+    let spent = if scope.counts_tokens() { scope.show(balance.spent) } else { money(balance.spent) };
+    screen.result(&format!("{scope} has {limit} now, {spent} spent"));
     warn_if_less(screen, &balance);
     Ok(Exit::Done)
 }
@@ -122,6 +138,14 @@ async fn freeze(screen: &Screen, common: &Common, args: FreezeArgs, freezes: boo
     let scope = job.clone().map_or(Scope::Account, Scope::Job);
     let adjustment = if freezes { Adjustment::Freeze } else { Adjustment::Thaw };
     adjust(&backend, &scope, adjustment).await?;
+    if !freezes {
+        // A call that cost too much has frozen every scope it fell in.
+        for part in parts(&backend, job.as_ref()).await? {
+            if backend.ledger.balance(&part).await?.frozen {
+                adjust(&backend, &part, adjustment).await?;
+            }
+        }
+    }
     let what = job.as_ref().map_or_else(|| "all spending".to_owned(), |id| format!("spending of job {id}"));
     if freezes {
         backend.broker.signal(job.map_or(Signal::Freeze, |job| Signal::CancelJob { job })).await?;
@@ -138,6 +162,16 @@ async fn freeze(screen: &Screen, common: &Common, args: FreezeArgs, freezes: boo
     }
     screen.result(&format!("{what} is allowed again, within the budgets"));
     Ok(Exit::Done)
+}
+
+/// What is frozen and thawed together with a job, or with everything.
+async fn parts(backend: &Backend, job: Option<&JobId>) -> Result<Vec<Scope>, Failure> {
+    let Some(id) = job else { return Ok(vec![Scope::Tokens]) };
+    let job = Watched::load(backend, id).await?.job;
+    let features = job.features().map(|feature| Scope::Slice(id.clone(), feature.spec.id.clone()));
+    let types: BTreeSet<_> = job.tasks().iter().map(|task| task.agent.clone()).collect();
+    let agents = types.into_iter().map(|agent| Scope::Agent(id.clone(), agent));
+    Ok(std::iter::once(Scope::JobTokens(id.clone())).chain(features).chain(agents).collect())
 }
 
 async fn rebuild(screen: &Screen, common: &Common, args: &RebuildArgs) -> Result<Exit, Failure> {

@@ -14,6 +14,11 @@ pub(super) struct Named {
     pub(super) job: Option<JobId>,
 }
 
+/// True when amounts of the scope called `given` are tokens.
+pub(super) fn counts_tokens(given: &str) -> bool {
+    given == "tokens" || given.ends_with("/tokens")
+}
+
 /// Finds the scope called `given`.
 pub(super) async fn find(backend: &Backend, given: &str) -> Result<Named, Failure> {
     let of_account = |scope| Ok(Named { scope, job: None });
@@ -21,12 +26,14 @@ pub(super) async fn find(backend: &Backend, given: &str) -> Result<Named, Failur
         "account" => return of_account(Scope::Account),
         "day" => return of_account(Scope::PerDay),
         "month" => return of_account(Scope::PerMonth),
+        "tokens" => return of_account(Scope::Tokens),
         _ => {}
     }
     let (job, part) = given.split_once('/').map_or((given, None), |(job, part)| (job, Some(part)));
     let job = jobs::find(backend, Some(job)).await?.job;
     let scope = match part {
         None => Scope::Job(job.clone()),
+        Some("tokens") => Scope::JobTokens(job.clone()),
         Some(part) => part_of(&Watched::load(backend, &job).await?, part)?,
     };
     Ok(Named { scope, job: Some(job) })
@@ -47,7 +54,7 @@ fn part_of(watched: &Watched, part: &str) -> Result<Scope, Failure> {
             let scope = found.map(|agent| Scope::Agent(job.id().clone(), agent.clone()));
             (scope, types.iter().map(ToString::to_string).collect())
         }
-        _ => (None, vec!["feature:ID".into(), "agent:TYPE".into()]),
+        _ => (None, vec!["feature:ID".into(), "agent:TYPE".into(), "tokens".into()]),
     };
     found.ok_or_else(|| {
         let what = format!("{part:?} is no part of job {}", job.id());

@@ -39,6 +39,23 @@ fn table() -> Table {
     ])
 }
 
+/// A row of a scope that counts tokens, if anybody has set a ceiling or used one.
+fn token_row(table: &mut Table, name: &str, balance: &Balance) {
+    if *balance == Balance::default() {
+        return;
+    }
+    let tokens = |amount: MicroUsd| format!("{} tok", amount.0);
+    let state = if balance.frozen { "frozen: `codeswarm budget thaw` allows calls again" } else { "" };
+    table.row([
+        name.to_owned(),
+        balance.limit.map_or_else(|| "none".into(), tokens),
+        tokens(balance.spent),
+        tokens(balance.reserved),
+        balance.available().map_or_else(String::new, tokens),
+        state.to_owned(),
+    ]);
+}
+
 fn row(table: &mut Table, name: String, balance: &Balance) {
     let limit = balance.limit.map_or_else(|| "none".into(), money);
     let available = balance.available().map_or_else(String::new, money);
@@ -63,6 +80,8 @@ async fn show_all(screen: &Screen, backend: &Backend, as_json: bool) -> Result<(
     for (name, balance) in &windows {
         row(&mut table, format!("  {name}"), balance);
     }
+    let tokens = ledger.balance(&Scope::Tokens).await?;
+    token_row(&mut table, "  tokens of free models", &tokens);
     let mut listed = Vec::with_capacity(jobs.len());
     for entry in jobs.iter().rev() {
         let balance = ledger.balance(&Scope::Job(entry.job.clone())).await?;
@@ -71,7 +90,8 @@ async fn show_all(screen: &Screen, backend: &Backend, as_json: bool) -> Result<(
     }
     if as_json {
         let [day, month] = windows.each_ref().map(|(_, balance)| values::balance(balance));
-        let all = json!({"account": values::balance(&account), "day": day, "month": month, "jobs": listed});
+        let (account, tokens) = (values::balance(&account), values::tokens(&tokens));
+        let all = json!({"account": account, "day": day, "month": month, "tokens": tokens, "jobs": listed});
         screen.result(&all.to_string());
     } else {
         screen.result(&table.render(screen.width));
@@ -85,6 +105,8 @@ async fn show_job(screen: &Screen, backend: &Backend, id: &JobId, as_json: bool)
     let job = Watched::load(backend, id).await?.job;
     let mut table = table();
     row(&mut table, format!("job {id}"), &balance);
+    let tokens = ledger.balance(&Scope::JobTokens(id.clone())).await?;
+    token_row(&mut table, "  tokens of free models", &tokens);
     let (mut features, mut agents): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
     for feature in job.features() {
         let of = ledger.balance(&Scope::Slice(id.clone(), feature.spec.id.clone())).await?;
@@ -98,7 +120,8 @@ async fn show_job(screen: &Screen, backend: &Backend, id: &JobId, as_json: bool)
         agents.push(json!({"agent": agent, "balance": values::balance(&of)}));
     }
     if as_json {
-        let all = json!({"job": id, "balance": values::balance(&balance), "features": features, "agents": agents});
+        let (balance, tokens) = (values::balance(&balance), values::tokens(&tokens));
+        let all = json!({"job": id, "balance": balance, "tokens": tokens, "features": features, "agents": agents});
         screen.result(&all.to_string());
     } else {
         screen.result(&table.render(screen.width));

@@ -73,6 +73,10 @@ fn says_when(error: &LlmError) -> bool {
 fn is_final(error: &LlmError) -> bool {
     matches!(
         error,
-        LlmError::BudgetRefused { .. } | LlmError::Frozen { .. } | LlmError::Ledger(_) | LlmError::Cancelled
+        LlmError::BudgetRefused { .. }
+            | LlmError::TokensRefused { .. }
+            | LlmError::Frozen { .. }
+            | LlmError::Ledger(_)
+            | LlmError::Cancelled
     )
 }

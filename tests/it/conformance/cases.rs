@@ -3,7 +3,9 @@
 //! Each test names the case of the budget it is about (`docs/cases.md`). All of them run on every ledger, so that no backend
 //! is kinder than another; what only one of them can suffer, a lost server say, is shown where its faults are.
 
-use codeswarm::backend::{Adjustment, Balance, EntryFilter, EntryKind, ReserveOutcome, Scope, Settlement};
+use codeswarm::backend::{
+    Adjustment, Balance, EntryFilter, EntryKind, ReserveOutcome, ReserveRequest, Scope, Settlement,
+};
 use codeswarm::protocol::Usage;
 
 use super::ledger::request;
@@ -95,6 +97,46 @@ pub(crate) async fn case_11_in_whatever_order_it_ends_a_reservation_is_charged_w
             assert_eq!(told, (usd(spent), usd(0), false), "{order:?}");
         }
     }
+}
+
+pub(crate) async fn case_04_tokens_are_set_aside_and_charged_beside_money_each_in_its_own_scopes(test: &TestBackend) {
+    let ledger = &test.backend.ledger;
+    limit(test, 1_000).await;
+    let ceiling = Scope::JobTokens(job("j"));
+    ledger.adjust("ceiling", &ceiling, Adjustment::SetLimit(Some(usd(500)))).await.unwrap();
+    let [account, of_job] = scopes();
+    let all = [account, of_job.clone(), Scope::Tokens, ceiling.clone()];
+    let reserve = async |id: &str, tokens| {
+        let asked = ReserveRequest { tokens, ..request(id, &all, 10) };
+        ledger.reserve(asked).await.unwrap()
+    };
+    let told = async |scope: &Scope| {
+        let balance = ledger.balance(scope).await.unwrap();
+        (balance.spent.0, balance.reserved.0)
+    };
+    for id in ["counted", "uncounted", "released", "late"] {
+        assert_eq!(reserve(id, 100).await, ReserveOutcome::Granted);
+    }
+    assert_eq!(
+        reserve("more", 101).await,
+        ReserveOutcome::Refused { scope: ceiling.clone(), available: usd(100) },
+        "however much money is left"
+    );
+    assert_eq!(told(&of_job).await, (0, 40), "a refusal in tokens reserves no money either");
+    let usage = Usage { input: 30, output: 12, cache_read: 1, ..Usage::default() };
+    ledger.settle("counted", Settlement { amount: usd(4), usage }).await.unwrap();
+    assert_eq!((told(&of_job).await, told(&ceiling).await), ((4, 30), (43, 300)));
+    ledger.settle("uncounted", Settlement { amount: usd(10), ..Settlement::default() }).await.unwrap();
+    assert_eq!((told(&of_job).await, told(&ceiling).await), ((14, 20), (143, 200)), "nobody counted: all of them");
+    ledger.release("released").await.unwrap();
+    test.pass(s(60)).await;
+    assert_eq!((told(&of_job).await, told(&ceiling).await), ((24, 0), (243, 0)), "the dead are charged in full");
+    ledger.settle("late", Settlement { amount: usd(1), usage }).await.unwrap();
+    assert_eq!((told(&of_job).await, told(&ceiling).await), ((15, 0), (186, 0)), "late proof corrects both");
+    assert_eq!(told(&Scope::Tokens).await, (186, 0));
+    assert_eq!(reserve("over", 40).await, ReserveOutcome::Granted);
+    assert!(ledger.settle("over", Settlement { amount: usd(1), usage }).await.unwrap().overrun, "43 tokens of 40");
+    assert_eq!(reserve("after", 1).await, ReserveOutcome::Frozen { scope: Scope::Account });
 }
 
 pub(crate) async fn case_25_at_rest_nothing_is_reserved_and_the_entries_add_up_to_what_is_spent(test: &TestBackend) {

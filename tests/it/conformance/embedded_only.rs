@@ -193,7 +193,7 @@ async fn a_file_of_a_newer_program_is_refused_and_left_alone() {
     let file = directory.path().join("codeswarm.db");
     rusqlite::Connection::open(&file).unwrap().pragma_update(None, "user_version", 999).unwrap();
     match open_at(directory.path()).await.map(drop) {
-        Err(BackendError::NewerVersion { found: 999, known: 2, .. }) => {}
+        Err(BackendError::NewerVersion { found: 999, known: 3, .. }) => {}
         other => panic!("{other:?}"),
     }
 }

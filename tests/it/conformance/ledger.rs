@@ -16,6 +16,7 @@ pub(crate) fn request(id: &str, scopes: &[Scope], amount: u64) -> ReserveRequest
         id: id.into(),
         scopes: scopes.to_vec(),
         amount: usd(amount),
+        tokens: 0,
         lease: s(60),
         may_use_hold_back: false,
         instance: instance("payer"),

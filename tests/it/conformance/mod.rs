@@ -116,6 +116,7 @@ macro_rules! conformance {
         conformance!(@tests $open, cases:
             case_01_two_busy_processes_share_one_budget,
             case_11_in_whatever_order_it_ends_a_reservation_is_charged_what_was_settled_first,
+            case_04_tokens_are_set_aside_and_charged_beside_money_each_in_its_own_scopes,
             case_25_at_rest_nothing_is_reserved_and_the_entries_add_up_to_what_is_spent,
         );
     };

@@ -39,6 +39,8 @@ struct Reservation {
     overrun: bool,
     scopes: String,
     about: [String; 4],
+    tokens: u64,
+    charged_tokens: u64,
 }
 
 impl Reservation {
@@ -57,6 +59,8 @@ impl Reservation {
             overrun: row.get(4)?,
             scopes: row.get(5)?,
             about: [row.get(6)?, row.get(7)?, row.get(8)?, row.get(9)?],
+            tokens: loaded(row.get(10)?),
+            charged_tokens: loaded(row.get(11)?),
         })
     }
 
@@ -75,28 +79,58 @@ const fn state_code(state: ReservationState) -> i64 {
     }
 }
 
+/// What a reservation ends with.
+#[derive(Clone, Copy)]
+struct Charge {
+    amount: u64,
+    tokens: u64,
+    usage: Usage,
+}
+
+impl Charge {
+    const NOTHING: Self = Self { amount: 0, tokens: 0, usage: Usage::ZERO };
+
+    /// Everything that was reserved.
+    const fn in_full(reservation: &Reservation) -> Self {
+        Self { amount: reservation.amount, tokens: reservation.tokens, usage: Usage::ZERO }
+    }
+
+    /// Tokens that nobody has counted are all that were reserved.
+    fn of(reservation: &Reservation, settlement: Settlement) -> Self {
+        let counted = settlement.usage.total();
+        let tokens = if counted == 0 || reservation.tokens == 0 { reservation.tokens } else { counted };
+        Self { amount: settlement.amount.0, tokens, usage: settlement.usage }
+    }
+}
+
 /// Moves a reservation from its present state to `state` with `charge`, in all its scopes, and records it.
 fn close(
     step: &mut Step<'_>,
     reservation: &Reservation,
     state: ReservationState,
-    charge: u64,
-    usage: Usage,
+    charge: Charge,
 ) -> rusqlite::Result<bool> {
     const CLOSE: &str = statement(SQL, "close");
-    let aside = if reservation.state == ReservationState::Open { reservation.amount } else { 0 };
-    let mut overrun = charge > reservation.amount;
+    // What a scope counts: aside, charged before, charged now.
+    let counted = |scope: &str| match Scope::is_of_tokens(scope) {
+        true => (reservation.tokens, reservation.charged_tokens, charge.tokens),
+        false => (reservation.amount, reservation.charged, charge.amount),
+    };
+    let mut overrun = charge.amount > reservation.amount || charge.tokens > reservation.tokens;
     if reservation.state == ReservationState::Released {
         // The money is no longer set aside, so that even the reserved amount may lead past a limit.
         for scope in reservation.scopes.lines() {
-            overrun |= step.scopes.effective(step.db, scope)?.would_exceed(charge);
+            overrun |= step.scopes.effective(step.db, scope)?.would_exceed(counted(scope).2);
         }
     }
     for scope in reservation.scopes.lines() {
         let is_window = Scope::policy_of(scope).is_some();
-        step.scopes.load(step.db, scope)?.charge(aside, reservation.charged, charge, overrun, is_window);
+        let (reserved, refund, cost) = counted(scope);
+        let aside = if reservation.state == ReservationState::Open { reserved } else { 0 };
+        step.scopes.load(step.db, scope)?.charge(aside, refund, cost, overrun, is_window);
     }
-    step.db.prepare_cached(CLOSE)?.execute(params![reservation.id, state_code(state), stored(charge), overrun])?;
+    let (amount, tokens) = (stored(charge.amount), stored(charge.tokens));
+    step.db.prepare_cached(CLOSE)?.execute(params![reservation.id, state_code(state), amount, overrun, tokens])?;
     let (kind, note) = match (state, reservation.state) {
         (ReservationState::Released, _) => (EntryKind::Release, ""),
         (ReservationState::Expired, _) => (EntryKind::Expire, "not settled in time: charged in full"),
@@ -107,7 +141,8 @@ fn close(
     };
     let about = reservation.about.each_ref().map(|text| Some(text.as_str()));
     let (reserved, reservation) = (reservation.amount, reservation.id.as_str());
-    enter(step, &NewEntry { kind, reservation, about, reserved, charged: charge, usage, note })?;
+    let Charge { amount: charged, usage, .. } = charge;
+    enter(step, &NewEntry { kind, reservation, about, reserved, charged, usage, note })?;
     Ok(overrun)
 }
 
@@ -126,7 +161,7 @@ fn expire_found(step: &mut Step<'_>, select: &str, values: &[&dyn rusqlite::ToSq
     let found: Vec<Reservation> =
         step.db.prepare_cached(select)?.query_map(values, Reservation::read)?.collect::<Result<_, _>>()?;
     for reservation in &found {
-        close(step, reservation, ReservationState::Expired, reservation.amount, Usage::default())?;
+        close(step, reservation, ReservationState::Expired, Charge::in_full(reservation))?;
     }
     Ok(found.into_iter().map(|reservation| reservation.id).collect())
 }
@@ -138,6 +173,11 @@ pub(super) fn orphan(step: &mut Step<'_>, instance: &InstanceId) -> rusqlite::Re
     let ids = expire_found(step, OF_THE_DEAD, &[&instance.as_str()])?;
     step.expired.get_or_insert_default().extend(ids);
     Ok(())
+}
+
+/// What a request asks of a scope.
+const fn asked(request: &ReserveRequest, scope: &Scope) -> MicroUsd {
+    if scope.counts_tokens() { MicroUsd(request.tokens) } else { request.amount }
 }
 
 fn reserve(step: &mut Step<'_>, request: &ReserveRequest) -> Result<ReserveOutcome, Halt> {
@@ -157,7 +197,7 @@ fn reserve(step: &mut Step<'_>, request: &ReserveRequest) -> Result<ReserveOutco
     for scope in &request.scopes {
         let available = step.scopes.effective(step.db, &scope.to_string())?.available(request.may_use_hold_back);
         let refused = match available {
-            Some(available) => (request.amount > available).then_some(available),
+            Some(available) => (asked(request, scope) > available).then_some(available),
             None => scope.needs_limit().then_some(MicroUsd::ZERO),
         };
         if let Some(available) = refused {
@@ -167,7 +207,7 @@ fn reserve(step: &mut Step<'_>, request: &ReserveRequest) -> Result<ReserveOutco
     let mut names = String::new();
     for scope in scopes {
         let name = scope.to_string();
-        step.scopes.load(step.db, &name)?.set_aside(request.amount.0);
+        step.scopes.load(step.db, &name)?.set_aside(asked(request, scope).0);
         names.push_str(&name);
         names.push('\n');
     }
@@ -183,6 +223,7 @@ fn reserve(step: &mut Step<'_>, request: &ReserveRequest) -> Result<ReserveOutco
         task,
         agent,
         request.model,
+        stored(request.tokens),
     ])?;
     enter(
         step,
@@ -207,8 +248,8 @@ fn settle(step: &mut Step<'_>, id: &str, settlement: Settlement) -> Result<Settl
     if reservation.state == ReservationState::Settled {
         return Ok(SettleOutcome { charged: MicroUsd(reservation.charged), overrun: reservation.overrun });
     }
-    let charge = settlement.amount.0;
-    let overrun = close(step, &reservation, ReservationState::Settled, charge, settlement.usage)?;
+    let charge = Charge::of(&reservation, settlement);
+    let overrun = close(step, &reservation, ReservationState::Settled, charge)?;
     Ok(SettleOutcome { charged: settlement.amount, overrun })
 }
 
@@ -217,7 +258,7 @@ fn release(step: &mut Step<'_>, id: &str) -> Result<(), Halt> {
     if let Some(reservation) = Reservation::find(step.db, id)?
         && reservation.state == ReservationState::Open
     {
-        close(step, &reservation, ReservationState::Released, 0, Usage::default())?;
+        close(step, &reservation, ReservationState::Released, Charge::NOTHING)?;
     }
     Ok(())
 }

@@ -12,25 +12,26 @@ ON CONFLICT (name) DO UPDATE SET
 SELECT 1 FROM reservations WHERE id = ?1;
 
 -- name: reserve
-INSERT INTO reservations (id, state, amount, until, scopes, instance, process, job, task, agent, model)
-VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10);
+INSERT INTO reservations (id, state, amount, until, scopes, instance, process, job, task, agent, model, tokens)
+VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11);
 
 -- name: reservation
-SELECT id, state, amount, charged, overrun, scopes, job, task, agent, model FROM reservations WHERE id = ?1;
+SELECT id, state, amount, charged, overrun, scopes, job, task, agent, model, tokens, charged_tokens
+FROM reservations WHERE id = ?1;
 
 -- name: due
-SELECT id, state, amount, charged, overrun, scopes, job, task, agent, model
+SELECT id, state, amount, charged, overrun, scopes, job, task, agent, model, tokens, charged_tokens
 FROM reservations WHERE state = 0 AND until <= ?1 ORDER BY until;
 
 -- name: of the dead
-SELECT id, state, amount, charged, overrun, scopes, job, task, agent, model
+SELECT id, state, amount, charged, overrun, scopes, job, task, agent, model, tokens, charged_tokens
 FROM reservations WHERE state = 0 AND (process = ?1 OR instance = ?1) ORDER BY until;
 
 -- name: is due
 SELECT 1 FROM reservations WHERE state = 0 AND until <= ?1 LIMIT 1;
 
 -- name: close
-UPDATE reservations SET state = ?2, charged = ?3, overrun = ?4 WHERE id = ?1;
+UPDATE reservations SET state = ?2, charged = ?3, overrun = ?4, charged_tokens = ?5 WHERE id = ?1;
 
 -- name: enter
 INSERT INTO entries (at, kind, reservation, job, task, agent, model, reserved, charged,

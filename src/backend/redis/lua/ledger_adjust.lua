@@ -4,7 +4,7 @@ expire_due()
 local request, what, amount = ARGV[3], ARGV[5], tonumber(ARGV[6])
 local recorded = call('HMGET', P .. ':adjustment:' .. request, 'limit', 'spent', 'reserved', 'hold_back', 'frozen')
 if recorded[2] then return { 1, recorded[1] or '', recorded[2], recorded[3], recorded[4], recorded[5] } end
-local scope = add_rules(load_scopes({ ARGV[4] }))[1]
+local scope = load_scopes({ ARGV[4] })[1]
 if what == 'limit' then
     scope.limit = amount
 elseif what == 'top-up' and (scope.limit or ARGV[9] == '1') then
@@ -17,8 +17,8 @@ elseif what == 'freeze' or what == 'thaw' then
 end
 if scope.limit and scope.limit > MAX_MONEY then return { 0, whole(scope.limit) } end
 local limit, spent, reserved, hold_back, frozen = balance(scope)
-call('HSET', P .. ':rules', scope.name, rules(scope))
+save_scopes({ scope })
 call('HSET', P .. ':adjustment:' .. request, 'limit', limit, 'spent', spent, 'reserved', reserved,
     'hold_back', hold_back, 'frozen', frozen)
-enter('adjust', request, { ARGV[8], '', '', '' }, '0', '0', nil, ARGV[7])
+enter('adjust', request, ARGV[8] .. '\n\n\n', '0', '0', nil, ARGV[7])
 return { 1, limit, spent, reserved, hold_back, frozen }

@@ -9,7 +9,8 @@ local answer = { more, '' }
 -- Fields stand in the order in which they were entered.
 local function is_wanted(fields)
     local at = tonumber(fields[2])
-    return (agent == '' or fields[12] == agent) and (model == '' or fields[14] == model)
+    local of_agent, of_model = match(fields[8], '^[^\n]*\n[^\n]*\n([^\n]*)\n([^\n]*)$')
+    return (agent == '' or of_agent == agent) and (model == '' or of_model == model)
         and (not since or at >= since) and (not before or at < before)
 end
 

@@ -2,11 +2,13 @@
 -- Answers how many.
 local dead, count = ARGV[3], 0
 for i = 4, #ARGV do
-    local of = call('HMGET', P .. ':reservation:' .. ARGV[i], 'instance', 'process')
-    local reservation = (of[1] == dead or of[2] == dead) and current(ARGV[i])
+    local reservation = current(ARGV[i])
     if reservation and reservation.state == 'open' then
-        close(reservation, 'expired', reservation.amount)
-        count = count + 1
+        local instance, process = match(reservation.rest, '^([^\n]*)\n([^\n]*)\n')
+        if instance == dead or process == dead then
+            expire(reservation)
+            count = count + 1
+        end
     end
 end
 return count

@@ -3,27 +3,31 @@
 local steps = {}
 
 function steps.reserve(record)
-    local name = P .. ':reservation:' .. record.id
-    if call('EXISTS', name) == 1 then return end
+    if call('EXISTS', P .. ':reservation:' .. record.id) == 1 then return end
     local names, seen = {}, {}
     for _, scope in ipairs(record.scopes) do
         if not seen[scope] then names[#names + 1] = scope end
         seen[scope] = true
     end
-    write('reserved', load_scopes(names), function(scope)
-        return whole(math.min(MAX_MONEY, scope.reserved + record.amount))
-    end)
-    call('HSET', name, 'state', 'open', 'amount', whole(record.amount), 'until', whole(record['until']),
-        'scopes', table.concat(names, '\n'), 'instance', record.instance, 'process', record.instance, 'job', record.job,
-        'task', record.task, 'agent', record.agent, 'model', record.model)
+    local scopes, tokens = load_scopes(names), record.tokens or 0
+    for _, scope in ipairs(scopes) do
+        scope.reserved = math.min(MAX_MONEY, scope.reserved + (scope.counts_tokens and tokens or record.amount))
+    end
+    save_scopes(scopes)
+    local about = record.job .. '\n' .. record.task .. '\n' .. record.agent .. '\n' .. record.model
+    save_reservation({
+        id = record.id, state = 'open', amount = record.amount, tokens = tokens, charged = 0, charged_tokens = 0,
+        overrun = false, ends = record['until'],
+        rest = record.instance .. '\n' .. record.instance .. '\n' .. about .. '\n' .. table.concat(names, '\n'),
+    })
     call('ZADD', P .. ':open', whole(record['until']), record.id)
-    enter('reserve', record.id, { record.job, record.task, record.agent, record.model }, whole(record.amount))
+    enter('reserve', record.id, about, whole(record.amount))
 end
 
 function steps.void(record)
     local reservation = load_reservation(record.id)
     if not reservation or reservation.state ~= 'open' then return end
-    close(reservation, 'released', 0)
+    close(reservation, 'released', 0, 0)
     -- It never was: the id may have been used for less.
     call('DEL', P .. ':reservation:' .. record.id)
 end
@@ -32,15 +36,13 @@ function steps.settle(record)
     local reservation = load_reservation(record.id)
     if not reservation or reservation.state == 'settled' then return end
     local usage = record.usage
-    close(reservation, 'settled', record.amount, {
-        whole(usage.input), whole(usage.cache_write_5m), whole(usage.cache_write_1h), whole(usage.cache_read),
-        whole(usage.output),
-    })
+    settle(reservation, record.amount, format('%d %d %d %d %d', usage.input, usage.cache_write_5m,
+        usage.cache_write_1h, usage.cache_read, usage.output))
 end
 
 function steps.release(record)
     local reservation = load_reservation(record.id)
-    if reservation and reservation.state == 'open' then close(reservation, 'released', 0) end
+    if reservation and reservation.state == 'open' then close(reservation, 'released', 0, 0) end
 end
 
 function steps.adjust(record)
@@ -49,11 +51,11 @@ function steps.adjust(record)
     local scope = load_scopes({ record.scope })[1]
     scope.limit = record.limit ~= cjson.null and record.limit or nil
     scope.hold_back, scope.frozen = record.hold_back, record.frozen
-    call('HSET', P .. ':rules', scope.name, rules(scope))
+    save_scopes({ scope })
     local limit, spent, reserved, held, frozen = balance(scope)
     call('HSET', adjustment, 'limit', limit, 'spent', spent, 'reserved', reserved, 'hold_back', held, 'frozen', frozen)
     local job = string.match(record.scope, '^job:([^/]+)') or ''
-    enter('adjust', record.request, { job, '', '', '' }, '0', '0', nil, record.note)
+    enter('adjust', record.request, job .. '\n\n\n', '0', '0', nil, record.note)
 end
 
 for _, record in ipairs(cjson.decode(ARGV[3])) do
