@@ -69,8 +69,8 @@ impl Treasurer {
     /// same id is tried a few times more; after that the call is refused.
     ///
     /// # Errors
-    /// [`BudgetError::Refused`], [`BudgetError::TokensRefused`] and [`BudgetError::Frozen`] are the ledger's answers, [`BudgetError::Ledger`] means it
-    /// gave none. No money stays set aside after any of them.
+    /// [`BudgetError::Refused`], [`BudgetError::TokensRefused`] and [`BudgetError::Frozen`] are the ledger's answers,
+    /// [`BudgetError::Ledger`] means it gave none; should it have set money aside nevertheless, the settler gives that back.
     pub async fn reserve(
         &self,
         id: String,
@@ -93,7 +93,6 @@ impl Treasurer {
             agent: context.agent.clone(),
             model: model.to_owned(),
         };
-<<<<<<< HEAD
         let guard = Reservation { id, amount, treasurer: self.clone(), on_drop: Some(Ending::Release) };
         let mut guard = match self.asking.spawn(guard.ask(request)).await {
             Ok(asked) => asked?,
@@ -107,26 +106,6 @@ impl Treasurer {
         };
         guard.on_drop = Some(Ending::Charge(guard.in_full()));
         Ok(guard)
-=======
-        let mut guard = Reservation { id, amount, treasurer: self.clone(), on_drop: Some(Ending::Release) };
-        match self.ask(&request).await.map_err(BudgetError::Ledger)? {
-            ReserveOutcome::Granted => {
-                guard.on_drop = Some(Ending::Charge(guard.in_full()));
-                Ok(guard)
-            }
-            ReserveOutcome::Refused { scope, available } => {
-                guard.on_drop = None;
-                if scope.counts_tokens() {
-                    return Err(BudgetError::TokensRefused { needed: tokens, available: available.0, scope });
-                }
-                Err(BudgetError::Refused { needed: amount, available, scope })
-            }
-            ReserveOutcome::Frozen { scope } => {
-                guard.on_drop = None;
-                Err(BudgetError::Frozen { scope })
-            }
-        }
->>>>>>> money
     }
 
     /// The scopes of `context`, those that count `tokens` if there are any, and the windows of the account that hold this
@@ -214,6 +193,9 @@ impl Reservation {
         let asked = settler::reserve(self.treasurer.ledger.as_ref(), &request, &CALLER_DELAYS).await;
         let refused = match asked {
             Ok(ReserveOutcome::Granted) => return Ok(self),
+            Ok(ReserveOutcome::Refused { scope, available }) if scope.counts_tokens() => {
+                BudgetError::TokensRefused { needed: request.tokens, available: available.0, scope }
+            }
             Ok(ReserveOutcome::Refused { scope, available }) => {
                 BudgetError::Refused { needed: self.amount, available, scope }
             }
