@@ -16,6 +16,7 @@ lint: setup
 	@if command -v cargo-deny >/dev/null 2>&1; then cargo deny --log-level error check bans licenses sources; else echo "cargo-deny is not installed: run 'cargo install cargo-deny --locked' to check licences and advisories"; fi
 
 # Long forms of the tests that run a bounded share in `make test`: crashes, races, property tests. Their names begin with `stress_`.
+# About half an hour on two cores.
 stress: export CODESWARM_STRESS = 1
 stress: export PROPTEST_CASES ?= 10000
 stress: setup

@@ -28,11 +28,28 @@ const FEW: u32 = 60;
 /// How often a step is repeated while a server that was killed is not back.
 const PATIENCE: usize = 200;
 
+/// What a call takes, in micro-dollars and in tokens. A scope counts one of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Cost {
+    money: u64,
+    tokens: u64,
+}
+
+impl Cost {
+    fn of(self, scope: &Scope) -> u64 {
+        if matches!(scope, Scope::Tokens | Scope::JobTokens(_)) { self.tokens } else { self.money }
+    }
+}
+
+fn cost(money: u64, tokens: u64) -> impl Strategy<Value = Cost> {
+    (0..money, prop_oneof![Just(0), 0..tokens]).prop_map(|(money, tokens)| Cost { money, tokens })
+}
+
 /// One random step. Ids, scopes and amounts come from small ranges, so that replays and collisions are common.
 #[derive(Debug, Clone)]
 enum Step {
-    Reserve { id: u8, scopes: u8, amount: u64, lease: u64, repair: bool },
-    Settle { id: u8, amount: u64 },
+    Reserve { id: u8, scopes: u8, cost: Cost, lease: u64, repair: bool },
+    Settle { id: u8, cost: Cost },
     Release { id: u8 },
     Adjust { request: u8, scope: usize, adjustment: Adjustment },
     Advance { seconds: u64 },
@@ -49,11 +66,11 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Adjustment::Thaw),
     ];
     prop_oneof![
-        8 => (0..16_u8, 1..64_u8, 0..50_u64, 1..20_u64, any::<bool>())
-            .prop_map(|(id, scopes, amount, lease, repair)| Step::Reserve { id, scopes, amount, lease, repair }),
-        5 => (0..16_u8, 0..60_u64).prop_map(|(id, amount)| Step::Settle { id, amount }),
+        8 => (0..16_u8, 1..=255_u8, cost(50, 50), 1..20_u64, any::<bool>())
+            .prop_map(|(id, scopes, cost, lease, repair)| Step::Reserve { id, scopes, cost, lease, repair }),
+        5 => (0..16_u8, cost(60, 60)).prop_map(|(id, cost)| Step::Settle { id, cost }),
         2 => (0..16_u8).prop_map(|id| Step::Release { id }),
-        4 => (0..32_u8, 0..6_usize, adjustment)
+        4 => (0..32_u8, 0..8_usize, adjustment)
             .prop_map(|(request, scope, adjustment)| Step::Adjust { request, scope, adjustment }),
         2 => (1..15_u64).prop_map(|seconds| Step::Advance { seconds }),
         // Past the end of a day, and of a month.
@@ -77,17 +94,17 @@ fn sequence() -> impl Strategy<Value = Sequence> {
 }
 
 /// The scopes that a call at `now` can fall in.
-fn all_scopes(now: Timestamp) -> [Scope; 6] {
+fn all_scopes(now: Timestamp) -> [Scope; 8] {
     let [day, month] = Scope::windows(now);
-    let [account, _, _, job, slice, agent] = adjustable();
-    [account, day, month, job, slice, agent]
+    let [account, _, _, job, slice, agent, tokens, job_tokens] = adjustable();
+    [account, day, month, job, slice, agent, tokens, job_tokens]
 }
 
 /// Where the limits of these scopes are kept.
-fn adjustable() -> [Scope; 6] {
-    let of_the_job = [Scope::Slice(job("j"), feature("f")), Scope::Agent(job("j"), agent("coder"))];
-    let [slice, agent] = of_the_job;
-    [Scope::Account, Scope::PerDay, Scope::PerMonth, Scope::Job(job("j")), slice, agent]
+fn adjustable() -> [Scope; 8] {
+    let (slice, agent) = (Scope::Slice(job("j"), feature("f")), Scope::Agent(job("j"), agent("coder")));
+    let (tokens, job_tokens) = (Scope::Tokens, Scope::JobTokens(job("j")));
+    [Scope::Account, Scope::PerDay, Scope::PerMonth, Scope::Job(job("j")), slice, agent, tokens, job_tokens]
 }
 
 const fn is_window(scope: &Scope) -> bool {
@@ -98,7 +115,7 @@ fn feature(name: &str) -> FeatureId {
     FeatureId::new(name).unwrap()
 }
 
-/// The scopes of the six lowest bits.
+/// The scopes of the bits.
 fn chosen(bits: u8, now: Timestamp) -> Vec<Scope> {
     let all = all_scopes(now).into_iter().enumerate();
     all.filter(|(place, _)| bits & (1 << place) != 0).map(|(_, scope)| scope).collect()
@@ -115,7 +132,7 @@ enum State {
 #[derive(Debug, Clone)]
 struct Held {
     scopes: Vec<Scope>,
-    amount: u64,
+    cost: Cost,
     until: Timestamp,
     state: State,
 }
@@ -164,8 +181,8 @@ impl Model {
             let held = self.held[id].clone();
             for scope in &held.scopes {
                 let balance = self.scope(scope);
-                balance.reserved.0 -= held.amount;
-                balance.spent.0 += held.amount;
+                balance.reserved.0 -= held.cost.of(scope);
+                balance.spent.0 += held.cost.of(scope);
             }
             self.held.insert(*id, Held { state: State::Expired, ..held });
         }
@@ -174,13 +191,13 @@ impl Model {
         names
     }
 
-    /// What all reservations together come to.
+    /// What all reservations together come to, in money.
     fn sum(&self) -> Sum {
         let mut sum = Sum::default();
         for one in self.held.values() {
             match one.state {
-                State::Open => sum.reserved.0 += one.amount,
-                State::Expired => sum.spent.0 += one.amount,
+                State::Open => sum.reserved.0 += one.cost.money,
+                State::Expired => sum.spent.0 += one.cost.money,
                 State::Settled(outcome) => sum.spent.0 += outcome.charged.0,
                 State::Released => {}
             }
@@ -188,7 +205,7 @@ impl Model {
         sum
     }
 
-    fn reserve(&mut self, id: u8, scopes: Vec<Scope>, amount: u64, until: Timestamp, repair: bool) -> ReserveOutcome {
+    fn reserve(&mut self, id: u8, scopes: Vec<Scope>, cost: Cost, until: Timestamp, repair: bool) -> ReserveOutcome {
         if self.held.contains_key(&id) {
             return ReserveOutcome::Granted;
         }
@@ -203,30 +220,34 @@ impl Model {
                 (None, Scope::Job(_)) => 0,
                 (None, _) => continue,
             };
-            if amount > available || balance.limit.is_none() {
+            if cost.of(scope) > available || balance.limit.is_none() {
                 return ReserveOutcome::Refused { scope: scope.clone(), available: usd(available) };
             }
         }
         for scope in &scopes {
-            self.scope(scope).reserved.0 += amount;
+            self.scope(scope).reserved.0 += cost.of(scope);
         }
-        self.held.insert(id, Held { scopes, amount, until, state: State::Open });
+        self.held.insert(id, Held { scopes, cost, until, state: State::Open });
         ReserveOutcome::Granted
     }
 
-    fn settle(&mut self, id: u8, amount: u64) -> Option<SettleOutcome> {
+    fn settle(&mut self, id: u8, cost: Cost) -> Option<SettleOutcome> {
         let held = self.held.get(&id)?.clone();
-        let mut overrun = amount > held.amount;
-        let (aside, refund) = match held.state {
-            State::Settled(recorded) => return Some(recorded),
-            State::Open => (held.amount, 0),
-            State::Expired => (0, held.amount),
-            State::Released => (0, 0),
-        };
+        if let State::Settled(recorded) = held.state {
+            return Some(recorded);
+        }
+        // Tokens that nobody has counted are all that were set aside.
+        let is_counted = cost.tokens > 0 && held.cost.tokens > 0;
+        let cost = Cost { tokens: if is_counted { cost.tokens } else { held.cost.tokens }, ..cost };
+        let mut overrun = cost.money > held.cost.money || cost.tokens > held.cost.tokens;
         for scope in &held.scopes {
             let balance = self.scope(scope);
-            balance.reserved.0 -= aside;
-            balance.spent.0 = balance.spent.0 - refund + amount;
+            match held.state {
+                State::Open => balance.reserved.0 -= held.cost.of(scope),
+                State::Expired => balance.spent.0 -= held.cost.of(scope),
+                State::Settled(_) | State::Released => {}
+            }
+            balance.spent.0 += cost.of(scope);
             overrun |= held.state == State::Released && self.excess(scope) > 0;
         }
         if overrun {
@@ -236,7 +257,7 @@ impl Model {
                 self.excused.insert(scope.clone(), self.excess(scope));
             }
         }
-        let outcome = SettleOutcome { charged: MicroUsd(amount), overrun };
+        let outcome = SettleOutcome { charged: MicroUsd(cost.money), overrun };
         self.held.insert(id, Held { state: State::Settled(outcome), ..held });
         Some(outcome)
     }
@@ -244,7 +265,7 @@ impl Model {
     fn release(&mut self, id: u8) {
         if let Some(held) = self.held.get(&id).cloned().filter(|held| held.state == State::Open) {
             for scope in &held.scopes {
-                self.scope(scope).reserved.0 -= held.amount;
+                self.scope(scope).reserved.0 -= held.cost.of(scope);
             }
             self.held.insert(id, Held { state: State::Released, ..held });
         }
@@ -293,21 +314,22 @@ async fn compare(ledger: &dyn Ledger, model: &mut Model, test: &TestBackend, ste
     let now = test.clock.now();
     let due = model.expire(now);
     match *step {
-        Step::Reserve { id, scopes, amount, lease, repair } => {
+        Step::Reserve { id, scopes, cost, lease, repair } => {
             let scopes = chosen(scopes, now);
-            let mut asked = request(&id.to_string(), &scopes, amount);
-            (asked.lease, asked.may_use_hold_back) = (s(lease), repair);
-            let expected = model.reserve(id, scopes, amount, now.after(s(lease)), repair);
+            let mut asked = request(&id.to_string(), &scopes, cost.money);
+            (asked.tokens, asked.lease, asked.may_use_hold_back) = (cost.tokens, s(lease), repair);
+            let expected = model.reserve(id, scopes, cost, now.after(s(lease)), repair);
             let outcome = insist(async || ledger.reserve(asked.clone()).await).await;
             prop_assert_eq!(outcome.unwrap(), expected);
         }
-        Step::Settle { id, amount } => {
-            let settlement = Settlement { amount: usd(amount), usage: Usage::default() };
+        Step::Settle { id, cost } => {
+            let usage = Usage { output: cost.tokens, ..Usage::default() };
+            let settlement = Settlement { amount: usd(cost.money), usage };
             let outcome = insist(async || ledger.settle(&id.to_string(), settlement).await).await;
             if let Err(error) = &outcome {
                 prop_assert!(matches!(error, BackendError::NotFound { .. }), "{}", error);
             }
-            prop_assert_eq!(outcome.ok(), model.settle(id, amount));
+            prop_assert_eq!(outcome.ok(), model.settle(id, cost));
         }
         Step::Release { id } => {
             model.release(id);

@@ -76,7 +76,7 @@ impl Arena {
         let job = job(&format!("race-{}", round.number));
         let before = self.runtime.block_on(self.prepare(round, &job));
         let options = FakeOptions::default();
-        let provider = self.runtime.block_on(FakeServer::start(round.script(), options)).unwrap();
+        let provider = self.runtime.block_on(FakeServer::start(round.script(self.shared.by_hand), options)).unwrap();
         let is_over = Arc::new(AtomicBool::new(false));
         let watcher = self.runtime.spawn(watch(self.backend.clone(), job.clone(), Arc::clone(&is_over)));
         let began = Instant::now();

@@ -132,8 +132,9 @@ impl Round {
         self.killed.is_none() && !self.drops
     }
 
-    /// What the provider answers to each task.
-    pub(super) fn script(&self) -> Script {
+    /// What the provider answers to each task. One of them may ask for more patience than a round has, which is only good
+    /// where the clock is moved past it.
+    pub(super) fn script(&self, by_hand: bool) -> Script {
         let mut script = Script::new();
         for (slot, task) in (0..PROCESSES).flat_map(|slot| (0..TASKS).map(move |task| (slot, task))) {
             let mut random = random(self.number, slot, task);
@@ -141,7 +142,7 @@ impl Round {
                 script.push(&key(slot, task), self.reply(&mut random));
             }
         }
-        if self.asks_for_patience {
+        if self.asks_for_patience && by_hand {
             let reply = Reply::new("").fault(Fault::Status429).retry_after(90);
             script = script.merged(Script::new().reply(&key(self.number % PROCESSES, 7), reply));
         }

@@ -28,6 +28,20 @@ pub(crate) const START: Timestamp = Timestamp(1_767_225_600_000);
 /// Long enough for anything that has to happen; only a failing test waits that long.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// Waits until somebody has taken over from `dead`. Opening does that, unless another test of this program is just starting
+/// a process, which holds a copy of all locks for a moment; then it takes a second.
+async fn until_buried(backend: &Backend, dead: &InstanceId) {
+    let (key, start) = ([format!("fleet/instance/{dead}")], std::time::Instant::now());
+    loop {
+        let found = backend.state.get(&key).await.expect("answers").remove(0);
+        if found.and_then(|entry| entry.value).as_deref() == Some(br#"{"state":"dead"}"#) {
+            return;
+        }
+        assert!(start.elapsed() < SOON, "nobody has taken over from {dead}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// What dies in a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Crash {
@@ -162,8 +176,9 @@ impl TestBackend {
             // Nothing of this process may stay open: its end is what the next one sees.
             self.backend = Self::embedded().await.backend;
             until_unlocked(&lock).await;
-            self.instance = instance("next");
+            let dead = std::mem::replace(&mut self.instance, instance("next"));
             self.backend = open_embedded(self.directory.path(), &self.instance, &self.clock).await.expect("opens");
+            until_buried(&self.backend, &dead).await;
             return true;
         };
         server.kill();
