@@ -1,7 +1,7 @@
 //! The job: a state machine that is nothing but the fold of its events (DESIGN §5).
 //!
 //! [`Job::apply`] folds one recorded fact, [`Job::decide`] answers a wish with the facts to record, and the read side
-//! ([`Job::dispatchable`], [`Job::totals`], …) answers questions. Status is derived from facts instead of being stored,
+//! ([`Job::dispatchable`], [`Job::leading`], [`Job::totals`], …) answers questions. Status is derived from facts instead of being stored,
 //! so it cannot contradict them. Each event costs O(what it touches): ready, running and retrying tasks are kept in
 //! sets, rollups in counters.
 //!
@@ -16,6 +16,7 @@ mod decide;
 mod error;
 mod fallout;
 mod growth;
+mod rank;
 mod task;
 mod view;
 
@@ -26,6 +27,7 @@ pub use error::{IllegalTransition, PlanFault, Refusal};
 pub use task::{Counts, Node, Task, TaskStatus};
 pub use view::{Commit, ContextFiles, FeatureRollup, JobStatus, Totals};
 
+use self::rank::Ranks;
 use crate::clock::Timestamp;
 use crate::graph::Graph;
 use crate::protocol::{
@@ -63,6 +65,8 @@ pub struct Job {
     task_index: HashMap<TaskId, usize>,
     graph: Graph<Node>,
     ready: BTreeSet<usize>,
+    /// The same in the order in which they should go out.
+    ranks: Ranks,
     in_flight: BTreeSet<usize>,
     retrying: BTreeSet<(Timestamp, usize)>,
     commit_ready: BTreeSet<usize>,
@@ -121,6 +125,7 @@ impl Job {
             task_index: HashMap::new(),
             graph: Graph::default(),
             ready: BTreeSet::new(),
+            ranks: Ranks::default(),
             in_flight: BTreeSet::new(),
             retrying: BTreeSet::new(),
             commit_ready: BTreeSet::new(),

@@ -20,12 +20,21 @@ pub struct Want {
 /// How much more than expected a funded feature may cost: an attempt out of three is repeated.
 const MARGIN_PERCENT: u64 = 150;
 
+/// What all of them may cost together.
+#[must_use]
+pub fn needed(wants: &[Want]) -> MicroUsd {
+    wants.iter().map(margin).sum()
+}
+
+fn margin(want: &Want) -> MicroUsd {
+    want.expected.percent(MARGIN_PERCENT)
+}
+
 /// The features that `available` pays for, critical path first; `None` when it pays for all of them, so that no feature has to
 /// be kept small. A feature that does not fit leaves room for a cheaper one behind it.
 #[must_use]
 pub fn fund(available: MicroUsd, wants: &[Want]) -> Option<Vec<FeatureId>> {
-    let margin = |want: &Want| want.expected.percent(MARGIN_PERCENT);
-    if wants.iter().map(margin).sum::<MicroUsd>() <= available {
+    if needed(wants) <= available {
         return None;
     }
     let mut order: Vec<&Want> = wants.iter().collect();

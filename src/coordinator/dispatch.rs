@@ -3,6 +3,7 @@
 //! Tasks that no slot can take yet stay with the leader, where something more urgent can still overtake them; in a queue
 //! they could not be called back. A message is published only after its dispatch is in the log.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -10,32 +11,28 @@ use bytes::Bytes;
 use super::running::Running;
 use super::{Coordinator, CoordinatorError, CoordinatorOptions, Thrift};
 use crate::backend::{Backend, BackendError, Outgoing, Queue, presence};
+use crate::clock::Timestamp;
 use crate::job::{Decision, Task};
 use crate::protocol::{
-    AgentType, Envelope, FailureKind, InstanceId, JobId, MessageKind, Recipient, TaskId, TaskMessage,
+    AgentType, Envelope, FailureKind, InstanceId, JobId, MessageKind, Priority, Recipient, TaskId, TaskMessage,
 };
 use crate::schedule::{self, Candidate, Capacity, InFlight};
 use crate::worker::{CARD_PREFIX, WorkerCard};
+
+/// A task that may go out, by its rank within its priority and agent type.
+type Leading<'a> = (Reverse<u64>, &'a JobId, &'a Task);
 
 impl Coordinator {
     /// Stages the dispatch of what may go out now and answers the messages to publish once that is logged.
     pub(super) fn dispatch(&mut self) -> Result<Vec<Outgoing>, CoordinatorError> {
         let now = self.backend.clock.now();
         let mut out = InFlight::default();
-        let mut candidates: Vec<Candidate<JobId>> = Vec::new();
-        for running in self.jobs.values() {
+        for running in self.jobs.values_mut() {
+            running.job.rank();
             running.job.in_flight().for_each(|task| out.add(&task.agent));
-            let ready = running.job.dispatchable(now).filter(|task| !running.lacks_money(&task.id));
-            let thrift = &self.options.thrift;
-            let ready = ready.filter(|task| !running.is_left_out(task, thrift));
-            candidates.extend(ready.map(|task| Candidate {
-                job: running.id.clone(),
-                task: task.id.clone(),
-                agent: task.agent.clone(),
-                priority: task.priority,
-                tail: running.job.tail(&task.id),
-            }));
         }
+        let room = schedule::room(&self.capacity, &out, self.options.prefetch_percent);
+        let candidates = self.candidates(now, usize::try_from(room).unwrap_or(usize::MAX));
         let chosen = schedule::choose(candidates, &self.capacity, out, self.options.prefetch_percent, self.dispatched);
         self.dispatched += chosen.len() as u64;
         let mut messages = Vec::with_capacity(chosen.len());
@@ -45,6 +42,33 @@ impl Coordinator {
             messages.push(message(&self.backend, &self.options, self.leadership.term(), running, &choice.task)?);
         }
         Ok(messages)
+    }
+
+    /// The tasks from which as many as there is `room` for can be chosen: of each priority and agent type no more than that.
+    fn candidates(&self, now: Timestamp, room: usize) -> Vec<Candidate<JobId>> {
+        if room == 0 {
+            return Vec::new();
+        }
+        let thrift = &self.options.thrift;
+        let mut classes: BTreeMap<(Priority, &AgentType), Vec<Leading<'_>>> = BTreeMap::new();
+        for running in self.jobs.values() {
+            let may_go = |task: &Task| !running.lacks_money(&task.id) && !running.is_left_out(task, thrift);
+            for (task, tail) in running.job.leading(now, room, may_go) {
+                classes.entry((task.priority, &task.agent)).or_default().push((Reverse(tail), &running.id, task));
+            }
+        }
+        for class in classes.values_mut().filter(|class| class.len() > room) {
+            class.select_nth_unstable_by_key(room, |(tail, job, task)| (*tail, *job, &task.id));
+            class.truncate(room);
+        }
+        let candidate = |(Reverse(tail), job, task): Leading<'_>| Candidate {
+            job: job.clone(),
+            task: task.id.clone(),
+            agent: task.agent.clone(),
+            priority: task.priority,
+            tail,
+        };
+        classes.into_values().flatten().map(candidate).collect()
     }
 
     /// Counts the slots of all workers that are not known to be dead.

@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -162,14 +163,20 @@ impl Coordinator {
         self.advance().await?;
         let messages = self.dispatch()?;
         self.put_letters().await;
-        for running in self.jobs.values_mut() {
-            running.flush(&self.backend).await?;
-        }
+        self.flush().await?;
         // Both follow from the log, and whatever a crash leaves undone is done again from it; so neither waits for the other.
         let publish = async { if messages.is_empty() { Ok(()) } else { self.backend.broker.publish(messages).await } };
         tokio::try_join!(publish, handled.acknowledge(&self.backend))?;
         self.drop_ended().await;
         Ok(())
+    }
+
+    /// Appends what is staged, to the logs of all jobs at once. An append is never cut off because another one has failed.
+    async fn flush(&mut self) -> Result<(), CoordinatorError> {
+        let backend = &self.backend;
+        let appends =
+            self.jobs.values_mut().filter(|running| running.is_staged()).map(|running| running.flush(backend));
+        join_all(appends).await.into_iter().collect()
     }
 
     /// Puts what was given up among the dead letters, before the log says so: a crash in between brings the same failure again,

@@ -111,6 +111,11 @@ impl Running {
         Ok(())
     }
 
+    /// Whether there is anything to append.
+    pub(super) const fn is_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
     /// Appends what is staged, all or nothing.
     pub(super) async fn flush(&mut self, backend: &Backend) -> Result<(), CoordinatorError> {
         if self.staged.is_empty() {

@@ -25,6 +25,9 @@ pub(super) struct Funding {
     closed: Vec<FeatureId>,
     /// Nothing is closed any more until the limit changes.
     opened_for: Option<MicroUsd>,
+    /// What everything left to do might have cost when it was looked at last, and what was kept from it.
+    needed: MicroUsd,
+    hold_back: MicroUsd,
 }
 
 impl Coordinator {
@@ -35,13 +38,15 @@ impl Coordinator {
         }
         let Some(running) = self.jobs.get_mut(id) else { return Ok(()) };
         let job = &running.job;
-        let is_planned = job.plan().is_some() && job.features().all(|feature| feature.planning.is_over());
-        if job.status() != JobStatus::Running || !is_planned {
+        if job.status() != JobStatus::Running || !job.is_planned() {
             return Ok(());
         }
-        let done = job.features().filter(|feature| feature.counts.succeeded == feature.counts.total).count();
-        let occasion = (job.budget(), done);
+        let occasion = (job.budget(), job.features_done());
         if running.funding.seen == Some(occasion) || running.funding.opened_for == Some(job.budget()) {
+            return Ok(());
+        }
+        if running.has_plenty() {
+            running.funding.seen = Some(occasion);
             return Ok(());
         }
         if running.funding.seen.is_none() {
@@ -64,11 +69,23 @@ impl Coordinator {
         let closed: Vec<FeatureId> = match &funded {
             None => Vec::new(),
             Some(funded) => {
-                wants.into_iter().map(|want| want.feature).filter(|feature| !funded.contains(feature)).collect()
+                wants.iter().map(|want| want.feature.clone()).filter(|feature| !funded.contains(feature)).collect()
             }
         };
         running.funding.seen = Some(occasion);
+        (running.funding.needed, running.funding.hold_back) = (slices::needed(&wants), balance.hold_back);
         set(&self.backend, running, closed).await
+    }
+}
+
+impl Running {
+    /// True when nothing has to be decided and nobody asked, because what was too little for nobody cannot have become too
+    /// little: the work that is left only shrinks, and the ledger hardly knows of more than the log and a tenth of the limit.
+    fn has_plenty(&self) -> bool {
+        let (funding, limit) = (&self.funding, self.job.budget());
+        let is_known = funding.seen.is_some_and(|(seen, _)| seen == limit) && funding.closed.is_empty();
+        let left = limit.saturating_sub(self.job.cost()).saturating_sub(limit.percent(10));
+        is_known && funding.needed <= left.saturating_sub(funding.hold_back)
     }
 }
 

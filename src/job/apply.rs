@@ -283,6 +283,7 @@ impl Job {
 
     fn grow(&mut self, growth: Growth) -> Result<(), GraphError> {
         self.graph.extend(growth.nodes, &growth.edges)?;
+        self.ranks.outdate();
         for task in growth.tasks {
             let at = self.tasks.len();
             self.open += 1;
@@ -333,6 +334,9 @@ impl Job {
     /// The only place where a status changes: keeps every set and counter in step.
     fn set_status(&mut self, at: usize, new: TaskStatus) {
         let old = std::mem::replace(&mut self.tasks[at].status, new);
+        if (old == TaskStatus::Ready) != (new == TaskStatus::Ready) {
+            self.note_rank(at, new == TaskStatus::Ready);
+        }
         match old {
             TaskStatus::Ready => self.ready.remove(&at),
             TaskStatus::Dispatched { .. } => self.in_flight.remove(&at),

@@ -162,6 +162,7 @@ proptest! {
         let mut bench = Bench::submitted(false, 2);
         for (choice, pick) in &steps {
             step(&mut bench, *choice, pick, &plan);
+            bench.job.rank();
             let open = !matches!(bench.job.status(), JobStatus::Paused | JobStatus::Ended(_));
             let scan: BTreeSet<&TaskId> = bench.job.tasks().iter().filter(|task| match task.status {
                 TaskStatus::Ready => open,
@@ -169,7 +170,15 @@ proptest! {
                 _ => false,
             }).map(|task| &task.id).collect();
             let offered: BTreeSet<&TaskId> = bench.job.dispatchable(bench.now).map(|task| &task.id).collect();
-            prop_assert_eq!(scan, offered);
+            prop_assert_eq!(&scan, &offered);
+            let leading = bench.job.leading(bench.now, usize::MAX, |_| true);
+            prop_assert!(leading.iter().all(|(task, tail)| *tail == bench.job.tail(&task.id)));
+            prop_assert_eq!(offered, leading.iter().map(|(task, _)| &task.id).collect());
+            let heaviest = |task: &Task| (task.priority, task.agent.clone());
+            let first = bench.job.leading(bench.now, 1, |task| task.status == TaskStatus::Ready);
+            for (task, tail) in leading.iter().filter(|(task, _)| task.status == TaskStatus::Ready) {
+                prop_assert!(first.iter().any(|(one, most)| heaviest(one) == heaviest(task) && most >= tail));
+            }
         }
     }
 }

@@ -66,13 +66,22 @@ impl InFlight {
     /// Counts one more task of `agent`.
     pub fn add(&mut self, agent: &AgentType) {
         self.total += 1;
-        *self.by_agent.entry(agent.clone()).or_default() += 1;
+        match self.by_agent.get_mut(agent) {
+            Some(count) => *count += 1,
+            None => drop(self.by_agent.insert(agent.clone(), 1)),
+        }
     }
 }
 
 /// How many tasks may be out for `slots` slots: a little more, so that a freed slot never waits for the coordinator.
 fn window(slots: u64, prefetch_percent: u32) -> u64 {
     if slots == 0 { UNSERVED_WINDOW } else { slots + (slots * u64::from(prefetch_percent)).div_ceil(100) }
+}
+
+/// How many more tasks may go out at most, of whatever type: looking at more candidates than that is of no use.
+#[must_use]
+pub fn room(capacity: &Capacity, out: &InFlight, prefetch_percent: u32) -> u64 {
+    window(capacity.total, prefetch_percent).saturating_sub(out.total)
 }
 
 /// Chooses which candidates go out now, in the order in which they should; `turn` is the number of tasks that have gone out
