@@ -18,8 +18,8 @@ pub use loader::{ConfigError, Environment, Layers, Loaded, Origin};
 pub use secret::{ApiKey, Secret};
 pub use settings::{
     BreakerSettings, BudgetSettings, EndpointPrice, FleetSettings, HttpSettings, JobDefaults, LimitSettings,
-    LlmSettings, LogSettings, NatsSettings, PresenceSettings, ProviderSettings, RedisSettings, RoleSettings, Settings,
-    StorageSettings,
+    LlmSettings, LogSettings, ModelSettings, NatsSettings, PresenceSettings, ProviderSettings, RedisSettings,
+    RoleSettings, Settings, StorageSettings,
 };
 pub use validate_llm::KINDS;
 pub use variables::StrangeVariable;

@@ -271,6 +271,31 @@ pub struct ProviderSettings {
     pub schema_style: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<EndpointPrice>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_window: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_tokens_per_window: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_tokens_per_window: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ModelSettings>,
+}
+
+/// An entry of `providers.<name>.models`; a list, because names of models hold dots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// The model as its endpoint knows it.
+    pub name: String,
+    /// As in `[limits]`, of this model; 0 for what the headers say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_window: Option<u64>,
+    /// The same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_tokens_per_window: Option<u64>,
+    /// The same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_tokens_per_window: Option<u64>,
 }
 
 /// What calls of an endpoint cost; a number is accepted for the one amount there is.
@@ -283,7 +308,21 @@ pub enum EndpointPrice {
     Text(String),
 }
 
+impl ModelSettings {
+    /// Requests, input tokens and output tokens per window, as far as they are its own.
+    #[must_use]
+    pub const fn per_window(&self) -> [Option<u64>; 3] {
+        [self.requests_per_window, self.input_tokens_per_window, self.output_tokens_per_window]
+    }
+}
+
 impl ProviderSettings {
+    /// The same for each of its models.
+    #[must_use]
+    pub const fn per_window(&self) -> [Option<u64>; 3] {
+        [self.requests_per_window, self.input_tokens_per_window, self.output_tokens_per_window]
+    }
+
     /// The wire format and habits of the endpoint `name`: its own `kind`, else its name.
     #[must_use]
     pub fn kind<'a>(&'a self, name: &'a str) -> &'a str {

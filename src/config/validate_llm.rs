@@ -25,6 +25,9 @@ fn url(faults: &mut Vec<Fault>, key: &str, url: &str) {
     check(faults, !credentials, key, || "it holds a user name or password; keys come from variables".into());
 }
 
+/// Largest limit per window; no provider grants more.
+const MOST_PER_WINDOW: u64 = 1_000_000_000_000;
+
 fn providers(settings: &Settings, faults: &mut Vec<Fault>) {
     for (name, provider) in &settings.providers {
         let key = |member: &str| format!("providers.{name}.{member}");
@@ -36,6 +39,15 @@ fn providers(settings: &Settings, faults: &mut Vec<Fault>) {
         if let Some(base_url) = &provider.base_url {
             url(faults, &key("base_url"), base_url);
         }
+        let own = [("", provider.per_window())];
+        let of_models = provider.models.iter().map(|model| (model.name.as_str(), model.per_window()));
+        for (model, limits) in own.into_iter().chain(of_models) {
+            let member = if model.is_empty() { String::new() } else { format!("models.{model}.") };
+            let whole = limits.into_iter().flatten().all(|limit| limit <= MOST_PER_WINDOW);
+            check(faults, whole, &key(&format!("{member}…_per_window")), || format!("over {MOST_PER_WINDOW}"));
+        }
+        let is_named = provider.models.iter().all(|model| !model.name.is_empty());
+        check(faults, is_named, &key("models"), || "each entry needs the name of a model".into());
         let mut one_of = |member: &str, value: &Option<String>, known: &[&str]| {
             let holds = value.as_deref().is_none_or(|value| known.contains(&value));
             check(faults, holds, &key(member), || format!("use {}", known.join(", ")));

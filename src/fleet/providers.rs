@@ -18,7 +18,7 @@ use crate::llm::openai::{MaxTokensField, OpenAi, OpenAiConfig, Preset, SchemaSty
 use crate::llm::{Provider, Router};
 
 /// The endpoint whose models have no prefix.
-const PLAIN: &str = "anthropic";
+pub(super) const PLAIN: &str = "anthropic";
 
 /// The price table with the user's own prices and the rules of the endpoints.
 ///

@@ -37,11 +37,14 @@ const NEWEST: f64 = 0.1;
 pub struct FleetRates {
     table: Arc<dyn RateTable>,
     limits: Limits,
+    /// Other limits by provider, or by provider and model.
+    own: Arc<HashMap<String, Limits>>,
     keys: Arc<Mutex<HashMap<String, Arc<Key>>>>,
 }
 
 struct Key {
     name: String,
+    limits: Limits,
     /// Held by the one who asks the store; the others stand in line behind.
     line: Line<Pool>,
     news: Mutex<News>,
@@ -97,7 +100,19 @@ impl FleetRates {
     /// Allowances in `table`, the configured ones being `limits` per provider and model.
     #[must_use]
     pub fn new(table: Arc<dyn RateTable>, limits: Limits) -> Self {
-        Self { table, limits, keys: Arc::default() }
+        Self { table, limits, own: Arc::default(), keys: Arc::default() }
+    }
+
+    /// The same, with other limits for what `own` names: `provider/model`, or `provider` for each model of it that is not
+    /// named itself.
+    #[must_use]
+    pub fn with_own(self, own: HashMap<String, Limits>) -> Self {
+        Self { own: Arc::new(own), ..self }
+    }
+
+    fn limits_of(&self, name: &str) -> Limits {
+        let provider = || name.split_once('/').and_then(|(provider, _)| self.own.get(provider));
+        *self.own.get(name).or_else(provider).unwrap_or(&self.limits)
     }
 
     /// Waits for the allowance of one call to `key` of `bytes` bytes that may answer with `max_tokens`, at most for
@@ -133,6 +148,7 @@ impl FleetRates {
         }
         let key = Arc::new(Key {
             name: name.to_owned(),
+            limits: self.limits_of(name),
             line: Line::new(Pool::default()),
             news: Mutex::new(News::default()),
         });
@@ -146,7 +162,7 @@ impl FleetRates {
         let want = Amounts::of_meters(need.by_meter().map(|amount| amount.saturating_mul(ahead)));
         let take = key.news().take(need, want, std::mem::take(&mut pool.left));
         metric::rate_taken(&key.name);
-        let taken = self.table.take(&key.name, &self.limits, take).await;
+        let taken = self.table.take(&key.name, &key.limits, take).await;
         (pool.until, pool.served) = (Some(Instant::now() + ADVANCE), 0);
         match taken {
             Ok(Taken::Granted { amounts, limited }) => {
@@ -171,7 +187,7 @@ impl FleetRates {
         let take = key.news().take(Amounts::default(), Amounts::default(), Amounts::default());
         // Whoever asks next must not go by what was known before.
         key.news().urgent = true;
-        if let Err(error) = self.table.take(&key.name, &self.limits, take).await {
+        if let Err(error) = self.table.take(&key.name, &key.limits, take).await {
             tracing::warn!(key = key.name, %error, "the fleet does not hear that the provider wants a pause");
         }
     }

@@ -253,6 +253,26 @@ fn a_recorded_run_replays_to_the_same_tree_with_other_schedules_and_holds_no_key
 }
 
 #[test]
+fn each_model_keeps_to_the_limits_of_its_own() {
+    let job = job();
+    let provider = Provider::start(job.script.clone(), FakeOptions::default());
+    let url = provider.server.base_url();
+    let configuration = format!(
+        "[llm]\nbase_url = \"{url}\"\n[roles.coordinator-planner]\nmodel = \"claude-haiku-4-5\"\n\
+         [limits]\nrequests_per_window = 5000\n[providers.anthropic]\nrequests_per_window = 4000\n\
+         models = [{{ name = \"claude-haiku-4-5\", requests_per_window = 300, output_tokens_per_window = 900000 }}]\n"
+    );
+    let sandbox = Sandbox::new();
+    run(&sandbox, &configuration, &[]).expect_code(0);
+    let said = Running::start(sandbox.codeswarm(&["doctor"]).env("ANTHROPIC_API_KEY", KEY)).end().stdout;
+    let line = |model: &str| said.lines().find(|line| line.contains(&format!("anthropic/{model}"))).unwrap_or(&said);
+    let (planner, others) = (line("claude-haiku-4-5"), line("claude-sonnet-5-5"));
+    assert!(planner.contains("of 300 requests left") && planner.contains("of 900000 output tokens"), "{planner}");
+    assert!(others.contains("of 4000 requests left") && !others.contains("tokens"), "{others}");
+    provider.stop();
+}
+
+#[test]
 fn the_local_server_makes_a_whole_job_up_and_its_rate_limit_is_lived_with() {
     let sandbox = Sandbox::new();
     let arguments =
