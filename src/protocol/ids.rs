@@ -120,11 +120,12 @@ id!(
 );
 
 impl JobId {
-    /// A fresh job id, sortable by creation time and short enough to type: `0198c2f1a7b3-9d3c`.
+    /// A fresh job id, sortable by creation time: `0198c2f1a7b3-9d3c41e6`. People type a unique beginning of it; the rest keeps
+    /// apart what many processes submit in the same millisecond.
     #[must_use]
     pub fn fresh() -> Self {
         let time = clock::unique_id().replace('-', "");
-        Self(format!("{}-{}", &time[..12], clock::random_token(4)).into())
+        Self(format!("{}-{}", &time[..12], clock::random_token(8)).into())
     }
 }
 
