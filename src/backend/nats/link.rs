@@ -95,7 +95,7 @@ impl Link {
     }
 
     /// Runs `step`, which may be repeated, for as long as a request may take: again whenever the connection is made anew,
-    /// and then also while the server refuses it, for it may only be starting.
+    /// and then also while the server refuses it, for it may only be starting, or not be done with the first time.
     pub(super) async fn repeating<T, F>(&self, what: &str, step: impl Fn() -> F) -> Result<T, BackendError>
     where
         F: Future<Output = Result<T, BackendError>>,
@@ -140,6 +140,8 @@ impl Link {
         let mut posted = Vec::with_capacity(acks.len());
         for ack in acks {
             posted.push(match ack.await {
+                // A cluster answers so when it has the id and not yet the message, which may still be lost.
+                Ok(ack) if ack.sequence == 0 => return Err(self.unavailable("the message is not stored yet")),
                 Ok(ack) => Posted::Stored(ack.sequence),
                 Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Posted::Overtaken,
                 Err(error) => return Err(self.publish_failed(&error)),
