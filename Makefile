@@ -28,6 +28,7 @@ audit:
 bench:
 	cargo bench --bench makespan
 	cargo bench --bench budget
+	cargo bench --bench fleet
 
 fmt:
 	cargo fmt

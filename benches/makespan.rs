@@ -31,7 +31,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let Some(name) = arguments.iter().skip_while(|a| *a != "--scenario").nth(1) {
         let scenario = SCENARIOS.iter().find(|s| s.name == name).expect("known scenario");
-        println!("{}", serde_json::to_string(&job::run(scenario)).expect("serialises"));
+        println!("{}", serde_json::to_string(&job::run(scenario, None)).expect("serialises"));
         return;
     }
     let wanted: Vec<&String> = arguments.iter().skip(1).filter(|a| !a.starts_with("--")).collect();

@@ -40,6 +40,28 @@ pub const LLM_CALLS: &str = "codeswarm_llm_calls_total";
 pub const LLM_TOKENS: &str = "codeswarm_llm_tokens_total";
 /// Time that a model call took, by model.
 pub const LLM_CALL_DURATION: &str = "codeswarm_llm_call_duration_seconds";
+/// Attempts that passed the guards, by model and what became of them (`answered`, `rejected`, `failed`, `ended`).
+pub const LLM_ATTEMPTS: &str = "codeswarm_llm_attempts_total";
+/// Model calls that were tried again, by model.
+pub const LLM_RETRIES: &str = "codeswarm_llm_retries_total";
+/// Time that a call waited for the guards.
+pub const LLM_ADMISSION: &str = "codeswarm_llm_admission_seconds";
+/// Calls sent back to their queue by a guard.
+pub const LLM_PARKED: &str = "codeswarm_llm_parked_total";
+/// Calls at once that this process may make, by model.
+pub const LLM_PERMITS_LIMIT: &str = "codeswarm_llm_permits_limit";
+/// Calls that this process makes, by model.
+pub const LLM_PERMITS_HELD: &str = "codeswarm_llm_permits_held";
+/// Calls that wait for others of this process, by model.
+pub const LLM_PERMITS_WAITING: &str = "codeswarm_llm_permits_waiting";
+/// 0 closed, 1 trying, 2 open, by model.
+pub const LLM_BREAKER_STATE: &str = "codeswarm_llm_breaker_state";
+/// Times that this process has found the breaker open, by model.
+pub const LLM_BREAKER_SEEN_OPEN: &str = "codeswarm_llm_breaker_seen_open_total";
+/// Time that a call waited for the fleet's rates, by model.
+pub const LLM_RATE_WAIT: &str = "codeswarm_llm_rate_wait_seconds";
+/// Times that this process has taken from the fleet's allowance, by model.
+pub const LLM_RATE_TAKES: &str = "codeswarm_llm_rate_takes_total";
 /// Limit of a budget scope. Told by the leader.
 pub const BUDGET_LIMIT: &str = "codeswarm_budget_limit_usd";
 /// Spent in a budget scope. Told by the leader.
@@ -58,11 +80,15 @@ pub const ACTIVE_AGENTS: &str = "codeswarm_active_agents";
 pub const STORE_ERRORS: &str = "codeswarm_store_errors_total";
 /// 1 while a store answers, by store.
 pub const BACKEND_UP: &str = "codeswarm_backend_up";
+/// What happened to the connection to NATS, by event.
+pub const NATS_CONNECTION_EVENTS: &str = "codeswarm_nats_connection_events_total";
+/// Messages that came for nobody and were given back.
+pub const NATS_GIVEN_BACK: &str = "codeswarm_nats_given_back_total";
 /// When this process started, in seconds since the Unix epoch.
 pub const PROCESS_START: &str = "codeswarm_process_start_time_seconds";
 
 /// Every metric with its help text.
-pub const ALL: [(&str, Kind, &str); 19] = [
+pub const ALL: [(&str, Kind, &str); 32] = [
     (QUEUE_DEPTH, Kind::Gauge, "Messages in a task queue"),
     (DEAD_LETTERS, Kind::Gauge, "Dead letters, counted up to 1000"),
     (TASKS, Kind::Counter, "Attempts that ended"),
@@ -72,6 +98,17 @@ pub const ALL: [(&str, Kind, &str); 19] = [
     (LLM_CALLS, Kind::Counter, "Model calls sent"),
     (LLM_TOKENS, Kind::Counter, "Tokens as the provider reported them"),
     (LLM_CALL_DURATION, Kind::Histogram, "Seconds that a model call took"),
+    (LLM_ATTEMPTS, Kind::Counter, "Attempts that passed the guards, by what became of them"),
+    (LLM_RETRIES, Kind::Counter, "Model calls that were tried again"),
+    (LLM_ADMISSION, Kind::Histogram, "Seconds that a call waited for the guards"),
+    (LLM_PARKED, Kind::Counter, "Calls sent back to their queue by a guard"),
+    (LLM_PERMITS_LIMIT, Kind::Gauge, "Calls at once that this process may make"),
+    (LLM_PERMITS_HELD, Kind::Gauge, "Calls that this process makes"),
+    (LLM_PERMITS_WAITING, Kind::Gauge, "Calls that wait for others of this process"),
+    (LLM_BREAKER_STATE, Kind::Gauge, "Breaker: 0 closed, 1 trying, 2 open"),
+    (LLM_BREAKER_SEEN_OPEN, Kind::Counter, "Times that this process has found the breaker open"),
+    (LLM_RATE_WAIT, Kind::Histogram, "Seconds that a call waited for the rates of the fleet"),
+    (LLM_RATE_TAKES, Kind::Counter, "Times that this process has taken from the allowance of the fleet"),
     (BUDGET_LIMIT, Kind::Gauge, "Limit in US dollars; absent without one"),
     (BUDGET_SPENT, Kind::Gauge, "Spent in US dollars"),
     (BUDGET_RESERVED, Kind::Gauge, "Set aside for running calls in US dollars"),
@@ -81,6 +118,8 @@ pub const ALL: [(&str, Kind, &str); 19] = [
     (ACTIVE_AGENTS, Kind::Gauge, "Living workers"),
     (STORE_ERRORS, Kind::Counter, "Store operations that failed"),
     (BACKEND_UP, Kind::Gauge, "1 while the store answers"),
+    (NATS_CONNECTION_EVENTS, Kind::Counter, "What happened to the connection to NATS"),
+    (NATS_GIVEN_BACK, Kind::Counter, "Messages that came for nobody and were given back"),
     (PROCESS_START, Kind::Gauge, "Start of this process, seconds since the Unix epoch"),
 ];
 
@@ -143,6 +182,50 @@ pub fn model_called(model: &str, outcome: &'static str, duration: Duration, toke
     }
 }
 
+/// An attempt at a call has ended, as `outcome` says.
+pub fn attempt_ended(key: &str, outcome: &'static str) {
+    counter!(LLM_ATTEMPTS, "key" => key.to_owned(), "outcome" => outcome).increment(1);
+}
+
+/// A model call is tried again.
+pub fn call_retried(model: &str) {
+    counter!(LLM_RETRIES, "model" => model.to_owned()).increment(1);
+}
+
+/// A call has waited for the guards; `parked_by` names the one that sent it back, if one did.
+pub fn admitted(wait: Duration, parked_by: Option<&'static str>) {
+    histogram!(LLM_ADMISSION).record(wait);
+    if let Some(guard) = parked_by {
+        counter!(LLM_PARKED, "guard" => guard).increment(1);
+    }
+}
+
+/// The calls of this process at a moment: how many it may make, makes, and keeps waiting.
+pub fn permits(key: &str, limit: u32, held: u32, waiting: usize) {
+    let set = |name: &'static str, count: u64| gauge!(name, "key" => key.to_owned()).set(whole(count));
+    set(LLM_PERMITS_LIMIT, u64::from(limit));
+    set(LLM_PERMITS_HELD, u64::from(held));
+    set(LLM_PERMITS_WAITING, waiting as u64);
+}
+
+/// How this process has seen a breaker: 0 closed, 1 trying, 2 open; `opened` when it was not open before.
+pub fn breaker_seen(key: &str, state: u8, opened: bool) {
+    gauge!(LLM_BREAKER_STATE, "key" => key.to_owned()).set(f64::from(state));
+    if opened {
+        counter!(LLM_BREAKER_SEEN_OPEN, "key" => key.to_owned()).increment(1);
+    }
+}
+
+/// A call has waited for the fleet's rates.
+pub fn rate_waited(key: &str, wait: Duration) {
+    histogram!(LLM_RATE_WAIT, "key" => key.to_owned()).record(wait);
+}
+
+/// This process has taken from the fleet's allowance.
+pub fn rate_taken(key: &str) {
+    counter!(LLM_RATE_TAKES, "key" => key.to_owned()).increment(1);
+}
+
 /// The account's money, in micro-dollars.
 pub fn account(limit: Option<u64>, spent: u64, reserved: u64, frozen: bool) {
     if let Some(limit) = limit {
@@ -176,6 +259,16 @@ pub fn store_failed(store: &'static str) {
 /// Whether a store answers.
 pub fn store_up(store: &'static str, up: bool) {
     gauge!(BACKEND_UP, "store" => store).set(whole(u64::from(up)));
+}
+
+/// Something happened to the connection to NATS.
+pub fn nats_connection(event: &'static str) {
+    counter!(NATS_CONNECTION_EVENTS, "event" => event).increment(1);
+}
+
+/// A message came for nobody and was given back.
+pub fn nats_given_back() {
+    counter!(NATS_GIVEN_BACK).increment(1);
 }
 
 /// When this process started.

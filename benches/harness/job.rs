@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use codeswarm::backend::distributed::{self, DistributedOptions};
 use codeswarm::backend::embedded::{self, Durability};
 use codeswarm::clock::Clock;
 use codeswarm::config::{Environment, Layers};
@@ -17,13 +18,13 @@ use codeswarm::protocol::{InstanceId, JobId, JobOutcome, JobSettings, MicroUsd, 
 use super::ideal::Graph;
 use super::scenario::{Measured, Replies, Scenario};
 
-/// Runs `scenario` and measures it.
-pub(crate) fn run(scenario: &Scenario) -> Measured {
+/// Runs `scenario` over embedded stores, or over the servers it is given, and measures it.
+pub(crate) fn run(scenario: &Scenario, servers: Option<&DistributedOptions>) -> Measured {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(measure(scenario))
+    runtime.block_on(measure(scenario, servers))
 }
 
-async fn measure(scenario: &Scenario) -> Measured {
+async fn measure(scenario: &Scenario, servers: Option<&DistributedOptions>) -> Measured {
     let synthetic = scenario.synthetic().build().expect("a valid job");
     let planning_us = match scenario.replies {
         Replies::Instant => 0,
@@ -38,9 +39,12 @@ async fn measure(scenario: &Scenario) -> Measured {
     let layers = Layers { file: Some("/dev/null".into()), environment: environment.clone(), flags: Vec::new() };
     let settings = layers.load().expect("settings").settings;
     let instance = InstanceId::fresh("bench");
-    let backend = embedded::open(&directory.path().join("data"), &instance, Durability::Full, Clock::system())
-        .await
-        .expect("stores");
+    let data = directory.path().join("data");
+    let opened = match servers {
+        Some(servers) => distributed::open(servers, &instance, None).await,
+        None => embedded::open(&data, &instance, Durability::Full, Clock::system()).await,
+    };
+    let backend = opened.expect("stores");
     let parts = Parts::assemble(&settings, &environment, None, directory.path()).await.expect("parts");
 
     let cpu_before = cpu_us();

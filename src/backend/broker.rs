@@ -168,6 +168,15 @@ pub trait Broker: Send + Sync {
     /// How full a queue is.
     async fn depth(&self, queue: &Queue) -> Result<Depth, BackendError>;
 
+    /// How full each of `queues` is, in their order. Cheap however many there are, as long as most are empty.
+    async fn depths(&self, queues: &[Queue]) -> Result<Vec<Depth>, BackendError> {
+        let mut depths = Vec::with_capacity(queues.len());
+        for queue in queues {
+            depths.push(self.depth(queue).await?);
+        }
+        Ok(depths)
+    }
+
     /// Dead letters after `after` (0 for all), oldest first, at most `limit`.
     async fn dead_letters(&self, after: u64, limit: usize) -> Result<Vec<DeadLetter>, BackendError>;
 

@@ -4,6 +4,7 @@
 //! restarts (research: engines §3a, 7), so a retry is put away here first and acknowledged then. Taking what is due is a
 //! lease, not a removal: whoever took it and died before publishing it loses nothing. Nothing here may decide what a message means.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -40,4 +41,7 @@ pub(super) trait DelayStore: Send + Sync {
 
     /// How many messages wait for `queue`.
     async fn waiting(&self, queue: &str) -> Result<u64, BackendError>;
+
+    /// How many messages wait, by queue; those for which none wait are left out.
+    async fn all_waiting(&self) -> Result<HashMap<String, u64>, BackendError>;
 }

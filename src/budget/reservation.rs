@@ -2,14 +2,16 @@
 //!
 //! A guard ends in exactly one of three ways: settled with what the call cost, released because it provably cost
 //! nothing, or forfeited, that is charged in full. Dropping it, whether by a panic, a cancelled future or an early
-//! return, forfeits it through the settler task. Until the ledger has granted the money no call can have been made, so a
-//! guard dropped before that moment is released instead.
+//! return, forfeits it through the settler task. Until its caller has it no call can have been made, so a guard dropped
+//! before that moment is released instead. The ledger is asked in a task of its own, which goes on when the caller has given
+//! up: its question may be on the way to a store already, and a release that overtakes it would release nothing.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
 
 use super::settler::{self, CALLER_DELAYS, Ending, Order};
 use super::{BudgetError, CallContext, PriceTable, WorstCase};
@@ -27,6 +29,8 @@ pub struct Treasurer {
     clock: Clock,
     /// At most one order per guard is ever under way, so it stays as short as there are concurrent calls.
     settler: mpsc::UnboundedSender<Order>,
+    /// Questions to the ledger, those whose callers have given up included.
+    asking: TaskTracker,
 }
 
 impl fmt::Debug for Treasurer {
@@ -41,7 +45,10 @@ impl Treasurer {
     pub fn new(ledger: Arc<dyn Ledger>, prices: Arc<PriceTable>) -> Self {
         let (settler, orders) = mpsc::unbounded_channel();
         tokio::spawn(settler::run(Arc::clone(&ledger), orders));
-        Self { ledger, prices, clock: Clock::system(), settler }
+        let asking = TaskTracker::new();
+        // Only closed ones can be waited for; they take new tasks all the same.
+        asking.close();
+        Self { ledger, prices, clock: Clock::system(), settler, asking }
     }
 
     /// The same treasurer, going by `clock`: the stores' one, so that all processes agree on when a day ends.
@@ -62,8 +69,8 @@ impl Treasurer {
     /// same id is tried a few times more; after that the call is refused.
     ///
     /// # Errors
-    /// [`BudgetError::Refused`], [`BudgetError::TokensRefused`] and [`BudgetError::Frozen`] are the ledger's answers, [`BudgetError::Ledger`] means it
-    /// gave none. No money stays set aside after any of them.
+    /// [`BudgetError::Refused`], [`BudgetError::TokensRefused`] and [`BudgetError::Frozen`] are the ledger's answers,
+    /// [`BudgetError::Ledger`] means it gave none; should it have set money aside nevertheless, the settler gives that back.
     pub async fn reserve(
         &self,
         id: String,
@@ -86,24 +93,19 @@ impl Treasurer {
             agent: context.agent.clone(),
             model: model.to_owned(),
         };
-        let mut guard = Reservation { id, amount, treasurer: self.clone(), on_drop: Some(Ending::Release) };
-        match self.ask(&request).await.map_err(BudgetError::Ledger)? {
-            ReserveOutcome::Granted => {
-                guard.on_drop = Some(Ending::Charge(guard.in_full()));
-                Ok(guard)
-            }
-            ReserveOutcome::Refused { scope, available } => {
-                guard.on_drop = None;
-                if scope.counts_tokens() {
-                    return Err(BudgetError::TokensRefused { needed: tokens, available: available.0, scope });
+        let guard = Reservation { id, amount, treasurer: self.clone(), on_drop: Some(Ending::Release) };
+        let mut guard = match self.asking.spawn(guard.ask(request)).await {
+            Ok(asked) => asked?,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(ended) => {
+                    let reason = format!("the program is ending: {ended}");
+                    return Err(BudgetError::Ledger(BackendError::Unavailable { store: "ledger", reason }));
                 }
-                Err(BudgetError::Refused { needed: amount, available, scope })
-            }
-            ReserveOutcome::Frozen { scope } => {
-                guard.on_drop = None;
-                Err(BudgetError::Frozen { scope })
-            }
-        }
+            },
+        };
+        guard.on_drop = Some(Ending::Charge(guard.in_full()));
+        Ok(guard)
     }
 
     /// The scopes of `context`, those that count `tokens` if there are any, and the windows of the account that hold this
@@ -119,19 +121,10 @@ impl Treasurer {
         scopes
     }
 
-    async fn ask(&self, request: &ReserveRequest) -> Result<ReserveOutcome, BackendError> {
-        let mut delays = CALLER_DELAYS.iter();
-        loop {
-            match (self.ledger.reserve(request.clone()).await, delays.next()) {
-                (Err(error), Some(delay)) if error.retry().is_retryable() => tokio::time::sleep(*delay).await,
-                (result, _) => return result,
-            }
-        }
-    }
-
     /// Waits until every guard that was dropped before this call is accounted for. Called on shutdown, after the calls
     /// have ended.
     pub async fn drain(&self) {
+        self.asking.wait().await;
         let (done, flushed) = oneshot::channel();
         if self.settler.send(Order::Flush(done)).is_ok() {
             // An error means that the runtime is going down with the settler; leases take over.
@@ -193,6 +186,29 @@ impl Reservation {
     pub async fn forfeit(self) -> Result<SettleOutcome, BudgetError> {
         let in_full = self.in_full();
         self.end(Ending::Charge(in_full)).await
+    }
+
+    /// Asks the ledger for the money. Released if nobody takes the answer.
+    async fn ask(mut self, request: ReserveRequest) -> Result<Self, BudgetError> {
+        let asked = settler::reserve(self.treasurer.ledger.as_ref(), &request, &CALLER_DELAYS).await;
+        let refused = match asked {
+            Ok(ReserveOutcome::Granted) => return Ok(self),
+            Ok(ReserveOutcome::Refused { scope, available }) if scope.counts_tokens() => {
+                BudgetError::TokensRefused { needed: request.tokens, available: available.0, scope }
+            }
+            Ok(ReserveOutcome::Refused { scope, available }) => {
+                BudgetError::Refused { needed: self.amount, available, scope }
+            }
+            Ok(ReserveOutcome::Frozen { scope }) => BudgetError::Frozen { scope },
+            Err(error) => {
+                if error.retry().is_retryable() {
+                    drop(self.treasurer.settler.send(Order::Withdraw(Box::new(request))));
+                }
+                BudgetError::Ledger(error)
+            }
+        };
+        self.on_drop = None;
+        Err(refused)
     }
 
     fn in_full(&self) -> Settlement {

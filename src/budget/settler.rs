@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::backend::{BackendError, Ledger, SettleOutcome, Settlement};
+use crate::backend::{BackendError, Ledger, ReserveOutcome, ReserveRequest, SettleOutcome, Settlement};
 use crate::error::Coded;
 
 /// How a reservation has to end.
@@ -26,6 +26,8 @@ pub(super) enum Ending {
 pub(super) enum Order {
     /// End this reservation.
     End { id: String, ending: Ending },
+    /// Give this back, should it have been granted without anybody having heard of it.
+    Withdraw(Box<ReserveRequest>),
     /// Answer once everything before this is done.
     Flush(oneshot::Sender<()>),
 }
@@ -56,6 +58,10 @@ pub(super) async fn run(ledger: Arc<dyn Ledger>, mut orders: mpsc::UnboundedRece
                 let is_present = end_reservation(ledger.as_ref(), &id, ending, delays).await;
                 delays = if is_present { &SETTLER_DELAYS } else { &SETTLER_DELAYS[..1] };
             }
+            Order::Withdraw(request) => {
+                let is_present = withdraw(ledger.as_ref(), &request, delays).await;
+                delays = if is_present { &SETTLER_DELAYS } else { &SETTLER_DELAYS[..1] };
+            }
             // The one who asked may have stopped waiting.
             Order::Flush(done) => drop(done.send(())),
         }
@@ -71,6 +77,34 @@ async fn end_reservation(ledger: &dyn Ledger, id: &str, ending: Ending, delays: 
         Err(error) => {
             tracing::error!(reservation = id, ?ending, %error, "cannot end a reservation; its lease will charge it");
             false
+        }
+    }
+}
+
+/// Makes a reservation whose answer nobody got, and releases it. Once it is on the books for certain, the question that was
+/// not answered finds it there and changes nothing, however late it arrives; a mere release could come before it.
+async fn withdraw(ledger: &dyn Ledger, request: &ReserveRequest, delays: &[Duration]) -> bool {
+    match reserve(ledger, request, delays).await {
+        Ok(ReserveOutcome::Granted) => end_reservation(ledger, &request.id, Ending::Release, delays).await,
+        Ok(_) => true,
+        Err(error) => {
+            tracing::error!(reservation = request.id, %error, "nobody knows whether it was made; its lease would charge it");
+            false
+        }
+    }
+}
+
+/// Sets money aside, repeating the idempotent step after each of `delays` while the ledger does not answer.
+pub(super) async fn reserve(
+    ledger: &dyn Ledger,
+    request: &ReserveRequest,
+    delays: &[Duration],
+) -> Result<ReserveOutcome, BackendError> {
+    let mut delays = delays.iter();
+    loop {
+        match (ledger.reserve(request.clone()).await, delays.next()) {
+            (Err(error), Some(delay)) if error.retry().is_retryable() => tokio::time::sleep(*delay).await,
+            (result, _) => return result,
         }
     }
 }

@@ -2,7 +2,8 @@
 //! and able to be away. The real ledgers have their own conformance suite.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -139,5 +140,81 @@ impl Ledger for MemoryLedger {
 
     async fn rebuild(&self, _even_if_whole: bool) -> Result<Option<Rebuilt>, BackendError> {
         Ok(None)
+    }
+}
+
+/// A slow way to a ledger: what was sent arrives, whether or not its sender still waits.
+pub(crate) struct Wire {
+    ledger: Arc<MemoryLedger>,
+    lag: Duration,
+    /// So many questions for money are not answered, and arrive after this time.
+    held_back: Mutex<(u32, Duration)>,
+}
+
+impl Wire {
+    pub(crate) fn to(ledger: &Arc<MemoryLedger>) -> Self {
+        Self { ledger: Arc::clone(ledger), lag: Duration::ZERO, held_back: Mutex::default() }
+    }
+
+    pub(crate) fn lagging(self, lag: Duration) -> Self {
+        Self { lag, ..self }
+    }
+
+    pub(crate) fn holding_back(self, questions: u32, lag: Duration) -> Self {
+        Self { held_back: Mutex::new((questions, lag)), ..self }
+    }
+
+    /// How long the next question travels, and whether it is answered.
+    fn next(&self) -> (Duration, bool) {
+        let mut held_back = self.held_back.lock().unwrap();
+        if held_back.0 == 0 {
+            return (self.lag, true);
+        }
+        held_back.0 -= 1;
+        (held_back.1, false)
+    }
+}
+
+#[async_trait]
+impl Ledger for Wire {
+    async fn reserve(&self, request: ReserveRequest) -> Result<ReserveOutcome, BackendError> {
+        let (lag, is_answered) = self.next();
+        let ledger = Arc::clone(&self.ledger);
+        let sent = tokio::spawn(async move {
+            tokio::time::sleep(lag).await;
+            ledger.reserve(request).await
+        });
+        if is_answered {
+            return sent.await.unwrap();
+        }
+        Err(BackendError::Unavailable { store: "memory", reason: "no answer".into() })
+    }
+
+    async fn settle(&self, id: &str, settlement: Settlement) -> Result<SettleOutcome, BackendError> {
+        self.ledger.settle(id, settlement).await
+    }
+
+    async fn release(&self, id: &str) -> Result<(), BackendError> {
+        self.ledger.release(id).await
+    }
+
+    async fn expire(&self) -> Result<Vec<String>, BackendError> {
+        self.ledger.expire().await
+    }
+
+    async fn adjust(&self, request: &str, scope: &Scope, adjustment: Adjustment) -> Result<Balance, BackendError> {
+        self.ledger.adjust(request, scope, adjustment).await
+    }
+
+    async fn balance(&self, scope: &Scope) -> Result<Balance, BackendError> {
+        self.ledger.balance(scope).await
+    }
+
+    async fn entries(&self, filter: EntryFilter) -> Result<Vec<Entry>, BackendError> {
+        self.ledger.entries(filter).await
+    }
+
+    async fn rebuild(&self, even_if_whole: bool) -> Result<Option<Rebuilt>, BackendError> {
+        self.ledger.rebuild(even_if_whole).await
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::test_ledger::MemoryLedger;
+use super::test_ledger::{MemoryLedger, Wire};
 use super::*;
 use crate::backend::{ReservationState, Settlement};
 use crate::protocol::{AgentType, InstanceId, JobId, MicroUsd, TaskId, Usage};
@@ -110,13 +110,37 @@ async fn a_ledger_that_stays_away_refuses_and_keeps_nothing() {
     ledger.be_away_for(5);
     assert!(matches!(reserve(&treasurer, 100).await, Err(BudgetError::Ledger(_))));
     treasurer.drain().await;
-    assert_eq!(ledger.held(), vec![]);
+    assert_eq!(only_state(&ledger), (ReservationState::Released, MicroUsd::ZERO));
 
     // The money was set aside, but nobody ever learned it: no call was made, so it has to come back.
+    let (ledger, treasurer) = treasury(1_000);
     ledger.lose_next_answer();
     let asking = reserve(&treasurer, 100);
     assert!(tokio::time::timeout(Duration::from_millis(10), asking).await.is_err());
     treasurer.drain().await;
+    assert_eq!(only_state(&ledger), (ReservationState::Released, MicroUsd::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn money_that_is_granted_after_its_caller_has_given_up_comes_back() {
+    let ledger = Arc::new(MemoryLedger::with_limit(MicroUsd(1_000)));
+    let wire = Wire::to(&ledger).lagging(Duration::from_secs(1));
+    let treasurer = Treasurer::new(Arc::new(wire), Arc::new(PriceTable::builtin().unwrap()));
+    let asking = reserve(&treasurer, 100);
+    assert!(tokio::time::timeout(Duration::from_millis(10), asking).await.is_err());
+    treasurer.drain().await;
+    assert_eq!(only_state(&ledger), (ReservationState::Released, MicroUsd::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_arrives_long_after_it_was_given_up_sets_nothing_aside() {
+    let ledger = Arc::new(MemoryLedger::with_limit(MicroUsd(1_000)));
+    let wire = Wire::to(&ledger).holding_back(5, Duration::from_secs(600));
+    let treasurer = Treasurer::new(Arc::new(wire), Arc::new(PriceTable::builtin().unwrap()));
+    assert!(matches!(reserve(&treasurer, 100).await, Err(BudgetError::Ledger(_))));
+    treasurer.drain().await;
+    tokio::time::sleep(Duration::from_secs(1_000)).await;
+    assert_eq!(ledger.account().reserved, MicroUsd::ZERO);
     assert_eq!(only_state(&ledger), (ReservationState::Released, MicroUsd::ZERO));
 }
 

@@ -58,6 +58,7 @@ fn as_json(
 
 fn check(screen: &Screen, common: &Common) -> Result<Exit, Failure> {
     let loaded = opened::settings(common, Vec::new())?;
+    opened::start_logs(&loaded)?;
     let changed = loaded.origins.values().filter(|(_, origin)| *origin != crate::config::Origin::Default).count();
     let roles = fleet::check_roles(&loaded.settings, &opened::config_base(common))?;
     screen.result(&format!(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Failure;
 use super::args::{Common, FleetArgs};
 use crate::backend::{self, Adjustment, Backend, Scope, embedded};
-use crate::config::{Environment, Layers, Loaded, LogSettings, Settings};
+use crate::config::{Environment, Layers, Loaded, Settings};
 use crate::fleet::Replay;
 use crate::protocol::{InstanceId, MicroUsd};
 use crate::telemetry::{self, Speaker};
@@ -49,8 +49,17 @@ pub(super) fn config_base(common: &Common) -> PathBuf {
 }
 
 /// Starts writing the log lines of a command that ends soon.
-pub(super) fn start_logs(settings: &LogSettings) -> Result<(), Failure> {
-    Ok(telemetry::start_logs(settings, Speaker::Command)?)
+pub(super) fn start_logs(loaded: &Loaded) -> Result<(), Failure> {
+    start_logs_of(loaded, Speaker::Command)
+}
+
+/// Starts writing the log lines of `speaker`; the first ones are about what is strange in its environment.
+pub(super) fn start_logs_of(loaded: &Loaded, speaker: Speaker) -> Result<(), Failure> {
+    telemetry::start_logs(&loaded.settings.log, speaker)?;
+    for variable in &loaded.strange_variables {
+        tracing::warn!("{variable}");
+    }
+    Ok(())
 }
 
 /// How long running calls may take to finish.
@@ -99,7 +108,7 @@ pub(super) async fn open_for(common: &Common, loaded: &Loaded, instance: &Instan
 /// Opens stores that must exist already, for commands that only make sense then. Changes nothing in them.
 pub(super) async fn open_existing(common: &Common, role: &str) -> Result<(Backend, InstanceId), Failure> {
     let loaded = settings(common, Vec::new())?;
-    start_logs(&loaded.settings.log)?;
+    start_logs(&loaded)?;
     require_data(common, &loaded.settings)?;
     enter(common, &loaded, role).await
 }

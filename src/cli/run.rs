@@ -24,7 +24,7 @@ use crate::protocol::{Command, InstanceId, JobId, JobOutcome, Origin};
 /// `codeswarm run`
 pub(super) async fn run(screen: &Screen, common: &Common, args: RunArgs) -> Result<Exit, Failure> {
     let loaded = opened::settings(common, opened::flags(&args.fleet))?;
-    opened::start_logs(&loaded.settings.log)?;
+    opened::start_logs(&loaded)?;
     let submission = submit::prepare(&loaded.settings, &args.job, args.fleet.replay.as_deref(), Output::Here)?;
     let yes = args.job.yes;
     if !yes && !screen.interactive {
@@ -48,7 +48,7 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: RunArgs) -> Resu
 /// `codeswarm resume`
 pub(super) async fn resume(screen: &Screen, common: &Common, args: ResumeArgs) -> Result<Exit, Failure> {
     let loaded = opened::settings(common, opened::flags(&args.fleet))?;
-    opened::start_logs(&loaded.settings.log)?;
+    opened::start_logs(&loaded)?;
     opened::require_data(common, &loaded.settings)?;
     let (backend, instance) = opened::open(common, &loaded, "run").await?;
     let watched = jobs::find_resumable(&backend, args.job.as_deref()).await?;

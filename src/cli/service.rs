@@ -30,7 +30,7 @@ impl Service {
         let settings = &loaded.settings;
         let instance = InstanceId::fresh(role);
         let speaker = Speaker::Service { instance: instance.to_string(), role: role.to_owned() };
-        telemetry::start_logs(&settings.log, speaker)?;
+        opened::start_logs_of(loaded, speaker)?;
         let telemetry = Telemetry::start(settings.http.listen.parse::<SocketAddr>().ok())?;
         let service = Self { instance, screen: screen.clone(), json: settings.log.json, telemetry };
         if let Some(address) = service.telemetry.address() {

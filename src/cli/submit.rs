@@ -30,7 +30,7 @@ pub(super) enum Output {
 /// `codeswarm submit`
 pub(super) async fn submit(screen: &Screen, common: &Common, args: SubmitArgs) -> Result<Exit, Failure> {
     let loaded = opened::settings(common, Vec::new())?;
-    opened::start_logs(&loaded.settings.log)?;
+    opened::start_logs(&loaded)?;
     if let Some(script) = &args.replay {
         Script::load(script).map_err(FleetError::from)?;
     }

@@ -12,6 +12,7 @@ use toml::{Table, Value};
 use super::settings::Settings;
 use super::validate::{self, Fault};
 use super::validate_stores;
+use super::variables::{self, StrangeVariable};
 use crate::error::Coded;
 
 /// Longest configuration file read, in bytes.
@@ -58,6 +59,11 @@ impl Environment {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
+
+    /// The names of all variables.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
 }
 
 /// Which layer a value came from.
@@ -102,6 +108,8 @@ pub struct Loaded {
     pub settings: Settings,
     /// Dotted key to value (as TOML) and origin, in key order.
     pub origins: BTreeMap<String, (String, Origin)>,
+    /// Variables of the environment that look like settings and are none.
+    pub strange_variables: Vec<StrangeVariable>,
 }
 
 /// The configuration cannot be used.
@@ -173,7 +181,7 @@ impl Layers {
             }
         }
         for key in &known {
-            let variable = format!("CODESWARM_{}", key.replace('.', "_").to_uppercase());
+            let variable = variables::of_setting(key);
             if let Some(text) = self.environment.get(&variable) {
                 set(&mut values, &mut faults, key, text, Origin::Environment(variable));
             }
@@ -186,7 +194,9 @@ impl Layers {
         for (flag, key, text) in &self.flags {
             set(&mut values, &mut faults, key, text, Origin::Flag(flag));
         }
-        finish(values, faults, &defaults)
+        let well_known = WELL_KNOWN.map(|(variable, _)| variable);
+        let strange_variables = variables::strange(&self.environment, &known, &well_known);
+        Ok(Loaded { strange_variables, ..finish(values, faults, &defaults)? })
     }
 
     fn read_file(&self) -> Result<Option<(PathBuf, Table)>, ConfigError> {
@@ -274,7 +284,7 @@ fn finish(mut values: Values, mut faults: Vec<Fault>, defaults: &Table) -> Resul
     }
     let origins =
         values.into_iter().map(|(key, (value, origin))| (key.clone(), (shown(&key, &value), origin))).collect();
-    Ok(Loaded { settings, origins })
+    Ok(Loaded { settings, origins, strange_variables: Vec::new() })
 }
 
 /// The value as people may see it: server URLs may hold a password.

@@ -12,6 +12,7 @@ mod validate;
 mod validate_limits;
 mod validate_llm;
 mod validate_stores;
+mod variables;
 
 pub use loader::{ConfigError, Environment, Layers, Loaded, Origin};
 pub use secret::{ApiKey, Secret};
@@ -21,6 +22,7 @@ pub use settings::{
     RoleSettings, Settings, StorageSettings,
 };
 pub use validate_llm::KINDS;
+pub use variables::StrangeVariable;
 
 /// The embedded defaults, commented for people.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");

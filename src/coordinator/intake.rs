@@ -5,19 +5,17 @@
 //! acknowledged here before what follows from it is in the log.
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::{Coordinator, CoordinatorError, results};
 use crate::backend::{Backend, BackendError, Delivery, DeliveryTag, Disposition, Queue};
 use crate::error::Coded;
 use crate::metric;
 use crate::protocol::{CommandMessage, InstanceId, ProtocolError, TaskResult, validate};
-use crate::resilience::RetryPolicy;
+use crate::resilience::Absence;
 
 /// Most messages handled in one round.
 const BATCH: usize = 256;
-
-/// Pulls that may fail in a row before the coordinator gives up.
-const MAX_FAILURES: u32 = 10;
 
 /// Longest wait of one pull.
 const WAIT: std::time::Duration = std::time::Duration::from_secs(30);
@@ -44,25 +42,31 @@ pub(super) fn start(backend: Backend, instance: InstanceId) -> mpsc::Receiver<Re
     let (sender, receiver) = mpsc::channel(1);
     let queues = [Queue::Command { shard: 0 }, Queue::Result { shard: 0 }];
     tokio::spawn(async move {
-        let mut failures = 0;
+        let mut absence = Absence::default();
         loop {
+            let began = Instant::now();
             let pulled = tokio::select! {
                 () = sender.closed() => return,
                 pulled = backend.broker.pull(&instance, &queues, BATCH, WAIT) => pulled,
             };
             let batch = match pulled {
-                Ok(batch) if batch.is_empty() => continue,
-                Ok(batch) => Ok(batch),
-                Err(error) if error.retry().is_retryable() && failures < MAX_FAILURES => {
-                    failures += 1;
-                    metric::store_failed(error.store());
-                    tracing::warn!(%error, failures, "cannot pull results; trying again");
-                    tokio::time::sleep(RetryPolicy::store().delay(failures)).await;
-                    continue;
+                Ok(batch) => {
+                    absence.end();
+                    if batch.is_empty() {
+                        continue;
+                    }
+                    Ok(batch)
                 }
-                Err(error) => Err(error),
+                Err(error) => {
+                    if let Some(pause) = absence.pause(error.retry(), began) {
+                        metric::store_failed(error.store());
+                        tracing::warn!(%error, failures = absence.failures(), "cannot pull results; trying again");
+                        tokio::time::sleep(pause).await;
+                        continue;
+                    }
+                    Err(error)
+                }
             };
-            failures = 0;
             if sender.send(batch).await.is_err() {
                 return;
             }

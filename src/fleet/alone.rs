@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::local::coordinator_options;
@@ -13,8 +14,10 @@ use super::{FleetError, LocalOptions, Parts};
 use crate::backend::Backend;
 use crate::config::Settings;
 use crate::coordinator::{Coordinator, CoordinatorError, Lead};
+use crate::error::Coded;
 use crate::metric;
 use crate::protocol::{AgentType, InstanceId};
+use crate::resilience::Absence;
 use crate::worker::{Worker, WorkerOptions};
 
 /// How a process is asked to end.
@@ -58,10 +61,14 @@ pub async fn work(
     Ok(outcome?)
 }
 
-/// Leads all jobs until `stop`; stands by while another coordinator leads, and again when the lead is lost.
+/// A term that lasted this long shows that the stores are there, even if it ended because they went away.
+const STEADY: Duration = Duration::from_secs(30);
+
+/// Leads all jobs until `stop`; stands by while another coordinator leads, and again when the lead is lost or the stores are
+/// away for a while: everything that was not done yet is found again in the logs.
 ///
 /// # Errors
-/// Whatever ends a coordinator except losing the lead.
+/// Whatever ends a coordinator for good, stores that stay away for minutes included.
 pub async fn serve(
     backend: &Backend,
     settings: &Settings,
@@ -71,29 +78,57 @@ pub async fn serve(
 ) -> Result<(), FleetError> {
     let options = LocalOptions { instance, lead: Lead::All, slots: 0, drain: Duration::ZERO };
     let estimator = super::assemble::estimator(settings, base)?;
-    let mut stands_by = false;
+    let (mut stands_by, mut absence) = (false, Absence::default());
     while !stop.is_cancelled() {
-        match Coordinator::elect(backend.clone(), coordinator_options(estimator.clone(), settings, &options)).await {
-            Ok(coordinator) => {
-                tracing::info!("leading");
-                stands_by = false;
-                match coordinator.run(stop.clone()).await {
-                    Err(CoordinatorError::Deposed) => tracing::warn!("the lead was lost"),
-                    outcome => return Ok(outcome?),
+        let mut began = Instant::now();
+        let error =
+            match Coordinator::elect(backend.clone(), coordinator_options(estimator.clone(), settings, &options)).await
+            {
+                Ok(coordinator) => {
+                    tracing::info!("leading");
+                    stands_by = false;
+                    let ended = coordinator.run(stop.clone()).await;
+                    if began.elapsed() >= STEADY {
+                        absence.end();
+                        began = Instant::now();
+                    }
+                    match ended {
+                        Ok(()) => return Ok(()),
+                        Err(error) => error,
+                    }
                 }
-            }
-            Err(CoordinatorError::NotLeader { holder }) => {
-                if !std::mem::replace(&mut stands_by, true) {
-                    metric::leads(false);
-                    tracing::info!(%holder, "standing by");
+                Err(CoordinatorError::NotLeader { holder }) => {
+                    absence.end();
+                    if !std::mem::replace(&mut stands_by, true) {
+                        metric::leads(false);
+                        tracing::info!(%holder, "standing by");
+                    }
+                    pause(&stop, STANDBY).await;
+                    continue;
                 }
+                Err(error) => error,
+            };
+        let wait = match &error {
+            CoordinatorError::Deposed => {
+                tracing::warn!("the lead was lost");
+                Some(STANDBY)
             }
-            Err(error) => return Err(error.into()),
-        }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(STANDBY) => {}
-        }
+            CoordinatorError::Backend(cause) => {
+                tracing::warn!(error = %cause, "the stores do not answer; trying again");
+                absence.pause(cause.retry(), began)
+            }
+            _ => None,
+        };
+        let Some(wait) = wait else { return Err(error.into()) };
+        pause(&stop, wait).await;
     }
     Ok(())
+}
+
+/// Waits, unless the process is to stop.
+async fn pause(stop: &CancellationToken, wait: Duration) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(wait) => {}
+    }
 }

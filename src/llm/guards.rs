@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::Guard;
 use super::{LlmError, LlmReply, Prepared};
 use crate::backend::{Headroom, Reading};
+use crate::metric;
 use crate::protocol::AgentType;
 use crate::resilience::{
     AimdPolicy, Breaker, Bulkhead, FleetRates, Health, Load, Passage, Permit, Permits, Ticket, Used,
@@ -89,11 +90,8 @@ impl Guards {
             () = cancel.cancelled() => return Err(LlmError::Cancelled),
             entered = self.pass(prepared, agent, began) => entered,
         };
-        metrics::histogram!("codeswarm_llm_admission_seconds").record(began.elapsed());
-        entered.map_err(|(guard, retry_after)| {
-            metrics::counter!("codeswarm_llm_parked_total", "guard" => guard.name()).increment(1);
-            LlmError::NotAdmitted { guard, retry_after }
-        })
+        metric::admitted(began.elapsed(), entered.as_ref().err().map(|(guard, _)| guard.name()));
+        entered.map_err(|(guard, retry_after)| LlmError::NotAdmitted { guard, retry_after })
     }
 
     async fn pass(&self, prepared: &Prepared, agent: &AgentType, began: Instant) -> Result<Pass, (Guard, Duration)> {
@@ -153,7 +151,7 @@ impl Pass {
             (Health::Well, _) => "answered",
             _ => "ended",
         };
-        metrics::counter!("codeswarm_llm_attempts_total", "key" => key, "outcome" => outcome).increment(1);
+        metric::attempt_ended(&key, outcome);
         let pause = match result {
             // With allowances left it is this call that came at a bad moment, not the fleet that asked for too much.
             Err(LlmError::Status { status: 429 | 503 | 529, retry_after, .. }) if is_spent || !is_told => *retry_after,

@@ -132,7 +132,7 @@ impl Metered {
                 }
             };
             tracing::warn!(job = %context.job, task = %context.task, %error, ?delay, "trying a model call again");
-            metrics::counter!("codeswarm_llm_retries_total", "model" => request.model.clone()).increment(1);
+            metric::call_retried(&request.model);
             tokio::select! {
                 () = cancel.cancelled() => return bill.outcome(Err(LlmError::Cancelled)),
                 () = tokio::time::sleep(delay) => {}

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::backend::{GatePolicy, GateStep, GateView, RateTable};
 use crate::clock;
+use crate::metric;
 
 /// How old news of other processes may be.
 const COHERENCE: Duration = Duration::from_secs(1);
@@ -143,17 +144,17 @@ impl Breaker {
                 GateView::Trial => Duration::ZERO,
             };
         let (state, opens) = match view {
-            GateView::Closed { .. } => (0.0, false),
-            GateView::Trial | GateView::HalfOpen { .. } => (1.0, false),
-            GateView::Open { .. } => (2.0, true),
+            GateView::Closed { .. } => (0, false),
+            GateView::Trial | GateView::HalfOpen { .. } => (1, false),
+            GateView::Open { .. } => (2, true),
         };
-        metrics::gauge!("codeswarm_llm_breaker_state", "key" => key.to_owned()).set(state);
         let mut known = self.lock();
         let entry = known.entry(key.to_owned()).or_insert_with(|| Known::new(now));
-        if opens && !matches!(entry.view, GateView::Open { .. }) {
+        let opened = opens && !matches!(entry.view, GateView::Open { .. });
+        if opened {
             tracing::warn!(key, wait = ?view, "the breaker is open: calls wait in their queues");
-            metrics::counter!("codeswarm_llm_breaker_seen_open_total", "key" => key.to_owned()).increment(1);
         }
+        metric::breaker_seen(key, state, opened);
         (entry.view, entry.fresh_until) = (view, fresh_until);
         view
     }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::aimd::{Aimd, AimdPolicy, Load};
 use super::bulkhead::Bulkhead;
+use crate::metric;
 use crate::protocol::AgentType;
 
 /// Places with a moving limit.
@@ -107,10 +108,7 @@ impl Shared {
             let permit = Permit { shared: Arc::clone(self), agent, began: Instant::now(), load: Load::Unknown };
             unwanted.extend(place.send(permit).err());
         }
-        metrics::gauge!("codeswarm_llm_permits_limit", "key" => self.key.clone()).set(f64::from(state.aimd.limit()));
-        metrics::gauge!("codeswarm_llm_permits_held", "key" => self.key.clone()).set(f64::from(state.under_way));
-        metrics::gauge!("codeswarm_llm_permits_waiting", "key" => self.key.clone())
-            .set(f64::from(u32::try_from(state.waiting.len()).unwrap_or(u32::MAX)));
+        metric::permits(&self.key, state.aimd.limit(), state.under_way, state.waiting.len());
         drop(state);
         // Freeing a place takes the lock again, so it has to come after.
         drop(unwanted);

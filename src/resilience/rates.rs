@@ -14,6 +14,7 @@ use tokio::sync::Mutex as Line;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backend::{Amounts, Headroom, Limits, RateTable, Take, Taken};
+use crate::metric;
 use crate::protocol::Usage;
 
 /// How long what was taken ahead may be used; then it goes back.
@@ -136,7 +137,7 @@ impl FleetRates {
         }
         let taken = (!pool.is_free).then_some(need);
         drop(pool);
-        metrics::histogram!("codeswarm_llm_rate_wait_seconds", "key" => key.name.clone()).record(began.elapsed());
+        metric::rate_waited(&key.name, began.elapsed());
         Ok(Ticket { rates: self.clone(), key, taken, bytes })
     }
 
@@ -160,7 +161,7 @@ impl FleetRates {
         let ahead = pool.served.saturating_mul(2).clamp(1, MOST_AHEAD);
         let want = Amounts::of_meters(need.by_meter().map(|amount| amount.saturating_mul(ahead)));
         let take = key.news().take(need, want, std::mem::take(&mut pool.left));
-        metrics::counter!("codeswarm_llm_rate_takes_total", "key" => key.name.clone()).increment(1);
+        metric::rate_taken(&key.name);
         let taken = self.table.take(&key.name, &key.limits, take).await;
         (pool.until, pool.served) = (Some(Instant::now() + ADVANCE), 0);
         match taken {

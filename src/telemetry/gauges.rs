@@ -5,9 +5,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
-
-use crate::backend::{Backend, BackendError, Depth, Queue, Scope};
+use crate::backend::{Backend, BackendError, Queue, Scope};
 use crate::coordinator;
 use crate::metric;
 use crate::protocol::{AgentType, InstanceId, Priority};
@@ -49,13 +47,10 @@ pub async fn watch_stores(backend: Backend, instance: InstanceId, agents: Vec<Ag
 }
 
 async fn tell(backend: &Backend, agents: &[AgentType], with_letters: bool) -> Result<(), BackendError> {
-    for agent in agents {
-        let depths = Priority::ALL.map(|priority| async move {
-            let depth = backend.broker.depth(&Queue::Task { agent: agent.clone(), priority }).await?;
-            Ok::<(Priority, Depth), BackendError>((priority, depth))
-        });
-        for depth in join_all(depths).await {
-            let (priority, depth) = depth?;
+    let of = |agent: &AgentType| Priority::ALL.map(|priority| Queue::Task { agent: agent.clone(), priority });
+    let queues: Vec<Queue> = agents.iter().flat_map(of).collect();
+    for (queue, depth) in queues.iter().zip(backend.broker.depths(&queues).await?) {
+        if let Queue::Task { agent, priority } = queue {
             metric::queue_depth(agent.as_str(), priority.as_str(), depth.waiting, depth.in_flight);
         }
     }

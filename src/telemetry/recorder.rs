@@ -24,6 +24,8 @@ fn build() -> PrometheusRecorder {
         (metric::TASK_DURATION, &metric::LONG_BUCKETS[..]),
         (metric::LLM_CALL_DURATION, &metric::LONG_BUCKETS[..]),
         (metric::PICKUP, &metric::SHORT_BUCKETS[..]),
+        (metric::LLM_ADMISSION, &metric::SHORT_BUCKETS[..]),
+        (metric::LLM_RATE_WAIT, &metric::SHORT_BUCKETS[..]),
     ] {
         // Only an empty list of buckets is refused, and none of these is; without buckets it would be a summary.
         builder = builder
@@ -62,6 +64,15 @@ mod tests {
             let running = metric::RunningTask::start("backend");
             metric::task_ended("backend", "succeeded", Duration::from_secs(3));
             metric::model_called("m", "ok", Duration::from_secs(1), [("input", 5), ("output", 7), ("a", 0), ("b", 0)]);
+            metric::attempt_ended("k", "answered");
+            metric::call_retried("m");
+            metric::admitted(Duration::from_millis(3), Some("rates"));
+            metric::permits("k", 10, 4, 2);
+            metric::breaker_seen("k", 2, true);
+            metric::rate_waited("k", Duration::from_millis(3));
+            metric::rate_taken("k");
+            metric::nats_connection("disconnected");
+            metric::nats_given_back();
             metric::account(Some(5_000_000), 1_500_000, 250_000, false);
             metric::leads(true);
             metric::jobs("running", 2);
@@ -82,6 +93,11 @@ mod tests {
             "codeswarm_llm_calls_total{model=\"m\",outcome=\"ok\"} 1",
             "codeswarm_llm_tokens_total{model=\"m\",kind=\"output\"} 7",
             "codeswarm_budget_spent_usd{scope=\"account\"} 1.5",
+            "codeswarm_llm_admission_seconds_bucket{le=\"0.005\"} 1",
+            "codeswarm_llm_parked_total{guard=\"rates\"} 1",
+            "codeswarm_llm_permits_waiting{key=\"k\"} 2",
+            "codeswarm_llm_breaker_seen_open_total{key=\"k\"} 1",
+            "codeswarm_nats_connection_events_total{event=\"disconnected\"} 1",
             "codeswarm_leader 1",
             "codeswarm_store_errors_total{store=\"NATS\"} 1",
             "codeswarm_process_start_time_seconds 1.5",

@@ -21,6 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use claim::{CLAIM_LEASE, MAX_CLAIMS, is_any_claimed, is_stopped, stop_key};
@@ -31,6 +32,7 @@ use crate::clock::Timestamp;
 use crate::error::Coded;
 use crate::metric;
 use crate::protocol::{AgentType, InstanceId, Priority};
+use crate::resilience::Absence;
 use crate::schedule;
 
 /// What one worker serves.
@@ -100,9 +102,6 @@ const CARD_LOOK: Duration = Duration::from_secs(3);
 
 /// Longest time one pull waits before it asks again.
 const PULL_WAIT: Duration = Duration::from_secs(30);
-
-/// Consecutive store failures after which a slot gives up: about half a minute of back-off.
-const MAX_STORE_FAILURES: u32 = 10;
 
 /// A running set of slots.
 pub struct Worker {
@@ -219,10 +218,11 @@ impl Worker {
 /// One slot: a single message at a time, from pull to acknowledgement.
 async fn slot(shared: Arc<Shared>, shutdown: CancellationToken) -> Result<(), BackendError> {
     let rotation = queues(&shared.options.agents);
-    let mut failures = 0;
+    let mut absence = Absence::default();
     while !shutdown.is_cancelled() {
         let turn = shared.turn.fetch_add(1, Ordering::Relaxed);
         let queues = &rotation[usize::try_from(turn % schedule::ROTATION).unwrap_or_default()];
+        let began = Instant::now();
         let pull = shared.backend.broker.pull(&shared.options.instance, queues, 1, PULL_WAIT);
         let pulled = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -230,18 +230,20 @@ async fn slot(shared: Arc<Shared>, shutdown: CancellationToken) -> Result<(), Ba
         };
         match pulled {
             Ok(deliveries) => {
-                failures = 0;
+                absence.end();
                 for delivery in deliveries {
                     attempt::process(&shared, delivery).await;
                 }
             }
-            Err(error) if failures < MAX_STORE_FAILURES && error.retry().is_retryable() => {
-                failures += 1;
+            Err(error) => {
+                let Some(pause) = absence.pause(error.retry(), began) else { return Err(error) };
                 metric::store_failed(error.store());
-                tracing::warn!(%error, failures, "cannot pull; trying again");
-                tokio::time::sleep(crate::resilience::RetryPolicy::store().delay(failures)).await;
+                tracing::warn!(%error, failures = absence.failures(), "cannot pull; trying again");
+                tokio::select! {
+                    () = shutdown.cancelled() => break,
+                    () = tokio::time::sleep(pause) => {}
+                }
             }
-            Err(error) => return Err(error),
         }
     }
     Ok(())

@@ -116,6 +116,40 @@ fn assert_refused(error: &BackendError, parts: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_took_with_it_when_it_was_killed_is_sent_again_at_once() {
+    let mut servers = Servers::start();
+    servers.options.nats.request_timeout = s(10);
+    let backend = servers.open().await;
+    let job = job("j");
+    let paused = Event::JobPaused;
+    backend.events.append(&job, 0, vec![paused.clone()]).await.unwrap();
+    publish(&backend, &["before"]).await;
+    // A server that is stopped reads nothing, and what waits for it in its sockets dies with it.
+    servers.nats.signal("STOP");
+    let steps = {
+        let (backend, job) = (backend.clone(), job.clone());
+        tokio::spawn(async move {
+            let appending = backend.events.append(&job, 1, vec![Event::JobResumed]);
+            let publishing = backend.broker.publish(vec![message("meanwhile")]);
+            let reading = backend.events.read(&job, 0, 1);
+            tokio::join!(appending, publishing, reading)
+        })
+    };
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    servers.nats.kill();
+    let started = Instant::now();
+    servers.nats.start_again();
+    let (appended, published, read) = steps.await.unwrap();
+    assert_eq!(appended.unwrap(), 2);
+    published.unwrap();
+    assert_eq!(read.unwrap()[0].event, paused);
+    assert!(started.elapsed() < s(8), "answered after {:?}, where a request may take ten", started.elapsed());
+    assert_eq!(pull_all(&backend, 2).await, ["before", "meanwhile"]);
+    assert_eq!(backend.events.read(&job, 0, 9).await.unwrap().len(), 2);
+    assert_empty(&backend).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pulls_that_wait_while_the_server_restarts_get_what_is_published_after_it() {
     let mut servers = Servers::start();
     let backend = servers.open().await;

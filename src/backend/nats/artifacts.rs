@@ -96,7 +96,8 @@ impl ObjectStore {
         let nuid = &artifact.sha256;
         let chunk =
             Post { subject: self.chunk_subject(nuid), headers: headers([(EXPECTED_LAST, "0".into())]), payload: bytes };
-        let posted = self.link.publish(vec![chunk, self.description(artifact, digest, nuid, 0)?]).await?;
+        let posts = vec![chunk, self.description(artifact, digest, nuid, 0)?];
+        let posted = self.link.publish_repeatedly(posts).await?;
         if let [Posted::Stored(_), Posted::Overtaken] = posted[..] {
             // Bytes that were not there under a description that was: somebody has deleted the object.
             self.revive(artifact, digest, nuid).await?;

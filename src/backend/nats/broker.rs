@@ -209,6 +209,14 @@ impl Broker for NatsBroker {
         Ok(Depth { waiting: depth.waiting + delayed, in_flight: depth.in_flight })
     }
 
+    async fn depths(&self, queues: &[Queue]) -> Result<Vec<Depth>, BackendError> {
+        let (delayed, mut depths) = tokio::try_join!(self.delays.all_waiting(), self.sources.depths(queues))?;
+        for (queue, depth) in queues.iter().zip(&mut depths) {
+            depth.waiting += delayed.get(&queue.to_string()).copied().unwrap_or(0);
+        }
+        Ok(depths)
+    }
+
     async fn dead_letters(&self, after: u64, limit: usize) -> Result<Vec<DeadLetter>, BackendError> {
         self.letters.list(after, limit).await
     }

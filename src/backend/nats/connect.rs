@@ -12,6 +12,7 @@ use super::link::STORE;
 use super::{NatsLogin, NatsOptions};
 use crate::backend::BackendError;
 use crate::clock::random_token;
+use crate::metric;
 use crate::protocol::InstanceId;
 
 /// How often the server is asked whether it is still there; after three silences the connection is made anew.
@@ -169,7 +170,7 @@ fn tell(at: &str, event: &Event) {
         Event::ClientError(_) => "client-error",
         Event::Draining | Event::Closed => "closed",
     };
-    metrics::counter!("codeswarm_nats_connection_events_total", "event" => kind).increment(1);
+    metric::nats_connection(kind);
     match event {
         Event::Connected | Event::Draining | Event::Closed => tracing::info!(server = at, %event, "NATS connection"),
         _ => tracing::warn!(server = at, %event, "NATS connection"),

@@ -15,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 use super::artifacts::ObjectStore;
 use super::carry;
 use super::entry::{Place, Tip, decode, encode, post};
-use super::link::{Link, Posted};
-use super::names::StreamKind;
+use super::link::{Link, Posted, set};
+use super::names::{MESSAGE_ID, StreamKind};
 use super::stored::{Reader, Stored};
 use super::tails::Tails;
 use crate::backend::{BackendError, EventLog, JobEntry};
-use crate::clock::Clock;
+use crate::clock::{Clock, random_token};
 use crate::protocol::{Event, JobId, RecordedEvent};
 
 /// Messages read one by one before a reading of many pays.
@@ -218,6 +218,8 @@ impl EventLog for Log {
                 return Ok(expected);
             }
             let (place, mut headers) = tip.next(events.len(), self.clock.now());
+            // So that it may be sent again when the connection breaks before the server has answered.
+            set(&mut headers, MESSAGE_ID, format!("{job}/{}/{}", place.first, random_token(16)));
             let payload = carry::wrap(&self.link, &self.objects, &mut headers, body.clone()).await?;
             let posted = self.link.publish(vec![post(self.link.names.event(job), headers, payload)]).await?;
             if let Some(Posted::Stored(message)) = posted.first() {

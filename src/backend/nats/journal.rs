@@ -4,16 +4,16 @@
 //! messages and a quiet one waits for nobody. Records of one process stay in their order. Nothing may ever be removed from
 //! this stream: it is what the counters are rebuilt from.
 
-use async_nats::HeaderMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::link::{Link, Post, Posted, headers};
-use super::names::{EXPECTED_LAST, StreamKind};
+use super::names::{EXPECTED_LAST, MESSAGE_ID, StreamKind};
 use super::stored::Reader;
 use crate::backend::BackendError;
 use crate::backend::journal::{Journal, Record};
+use crate::clock::random_token;
 
 /// Most records of one message: about a third of the smallest `max_payload` that is accepted.
 const MAX_RECORDS: usize = 128;
@@ -62,8 +62,8 @@ async fn write(link: Link, mut waiting: mpsc::Receiver<Order>) {
 async fn publish(link: &Link, records: &[Record]) -> Result<(), BackendError> {
     let payload = serde_json::to_vec(records)
         .map_err(|error| BackendError::Invalid { field: "journal record", why: error.to_string() })?;
-    let post =
-        Post { subject: link.names.journal("records"), headers: HeaderMap::new(), payload: Bytes::from(payload) };
+    let headers = headers([(MESSAGE_ID, random_token(24))]);
+    let post = Post { subject: link.names.journal("records"), headers, payload: Bytes::from(payload) };
     link.publish(vec![post]).await.map(drop)
 }
 

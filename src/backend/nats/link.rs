@@ -3,7 +3,8 @@
 //!
 //! Everything that goes over the wire passes here, so that nothing waits without a limit and every error names the server
 //! and never a credential. A write that was not answered in time is *unknown* (research: engines §3a, 4), which is what
-//! [`BackendError::Unavailable`] says.
+//! [`BackendError::Unavailable`] says. When the connection is made anew, the answers to what was asked on the old one are lost;
+//! whatever may be repeated is then asked again at once, instead of waiting in vain. Nothing else may be.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use async_nats::{Client, HeaderMap, HeaderValue};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::names::Names;
+use super::names::{MESSAGE_ID, Names};
 use crate::backend::BackendError;
 
 /// How the stores are called in errors.
@@ -36,6 +37,9 @@ pub(super) struct Link {
     /// Grows whenever the connection is made anew.
     pub(super) epoch: watch::Receiver<u64>,
 }
+
+/// Pause before a step is repeated that a server has refused which has just been started.
+const STARTING: Duration = Duration::from_millis(50);
 
 /// A message to publish to a stream.
 #[derive(Debug, Clone)]
@@ -90,24 +94,58 @@ impl Link {
         tokio::time::timeout(self.timeout, step).await.map_err(|_| self.late(what))?
     }
 
-    /// Publishes messages in order, all in flight at once, and waits for all their acknowledgements.
+    /// Runs `step`, which may be repeated, for as long as a request may take: again whenever the connection is made anew,
+    /// and then also while the server refuses it, for it may only be starting.
+    pub(super) async fn repeating<T, F>(&self, what: &str, step: impl Fn() -> F) -> Result<T, BackendError>
+    where
+        F: Future<Output = Result<T, BackendError>>,
+    {
+        let (mut epoch, mut is_anew) = (self.epoch.clone(), false);
+        epoch.mark_unchanged();
+        let repeating = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    outcome = step() => match outcome {
+                        Err(BackendError::Unavailable { .. }) if is_anew => tokio::time::sleep(STARTING).await,
+                        outcome => return outcome,
+                    },
+                    Ok(()) = epoch.changed() => is_anew = true,
+                }
+            }
+        };
+        self.within(what, repeating).await
+    }
+
+    /// Publishes messages in order, all in flight at once, and waits for all their acknowledgements. Messages that all have
+    /// an id are sent again when the connection was lost meanwhile: the server drops those that it has already.
     pub(super) async fn publish(&self, posts: Vec<Post>) -> Result<Vec<Posted>, BackendError> {
-        self.within("a publish", async {
-            let mut acks = Vec::with_capacity(posts.len());
-            for post in posts {
-                acks.push(self.post(post).await?);
-            }
-            let mut posted = Vec::with_capacity(acks.len());
-            for ack in acks {
-                posted.push(match ack.await {
-                    Ok(ack) => Posted::Stored(ack.sequence),
-                    Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Posted::Overtaken,
-                    Err(error) => return Err(self.publish_failed(&error)),
-                });
-            }
-            Ok(posted)
-        })
-        .await
+        if posts.iter().all(|post| post.headers.get(MESSAGE_ID).is_some()) {
+            return self.publish_repeatedly(posts).await;
+        }
+        self.within("a publish", self.publish_once(posts)).await
+    }
+
+    /// [`Link::publish`] for messages that say themselves when they are not to be stored again, and whose sender takes
+    /// [`Posted::Overtaken`] for an answer.
+    pub(super) async fn publish_repeatedly(&self, posts: Vec<Post>) -> Result<Vec<Posted>, BackendError> {
+        self.repeating("a publish", || self.publish_once(posts.clone())).await
+    }
+
+    async fn publish_once(&self, posts: Vec<Post>) -> Result<Vec<Posted>, BackendError> {
+        let mut acks = Vec::with_capacity(posts.len());
+        for post in posts {
+            acks.push(self.post(post).await?);
+        }
+        let mut posted = Vec::with_capacity(acks.len());
+        for ack in acks {
+            posted.push(match ack.await {
+                Ok(ack) => Posted::Stored(ack.sequence),
+                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Posted::Overtaken,
+                Err(error) => return Err(self.publish_failed(&error)),
+            });
+        }
+        Ok(posted)
     }
 
     async fn post(&self, post: Post) -> Result<PublishAckFuture, BackendError> {

@@ -21,6 +21,7 @@ use super::room::{Action, Room};
 use super::sources::Sources;
 use super::waiter::Command;
 use crate::backend::BackendError;
+use crate::metric;
 
 /// Pause before a missing consumer is created (again): the server says that it is going a moment before it is gone.
 const RECREATE_PAUSE: Duration = Duration::from_millis(50);
@@ -92,10 +93,11 @@ impl Puller {
                     self.reconnected();
                 }
                 () = tokio::time::sleep_until(wake) => {
+                    let now = Instant::now();
                     if !self.link.is_connected() {
-                        self.room.disconnected();
+                        self.room.disconnected(now);
                     }
-                    self.room.sweep(Instant::now());
+                    self.room.sweep(now);
                 }
             }
             self.receive_ready();
@@ -127,7 +129,7 @@ impl Puller {
             self.room.connected();
             return;
         }
-        self.room.disconnected();
+        self.room.disconnected(Instant::now());
         let (sources, commands) = (Arc::clone(&self.sources), self.commands.clone());
         tokio::spawn(async move {
             sources.inspect().await;
@@ -172,7 +174,7 @@ impl Puller {
             match action {
                 Action::Ask { line, id, kind, batch } => self.ask(line, id, kind, batch).await,
                 Action::GiveBack(reply) => {
-                    metrics::counter!("codeswarm_nats_given_back_total").increment(1);
+                    metric::nats_given_back();
                     self.link.send(reply, NAK).await
                 }
                 Action::Recreate(line) => {

@@ -58,6 +58,8 @@ pub(super) struct Room {
     back: mpsc::UnboundedSender<Command>,
     patience: Duration,
     connected: bool,
+    /// Since when nothing can be asked, while not connected.
+    away_since: Instant,
     wake: Instant,
 }
 
@@ -74,6 +76,7 @@ impl Room {
             back,
             patience,
             connected: true,
+            away_since: now,
             wake: now + SWEEP,
         }
     }
@@ -213,7 +216,10 @@ impl Room {
     }
 
     /// The connection is down: nothing can be asked.
-    pub(super) const fn disconnected(&mut self) {
+    pub(super) const fn disconnected(&mut self, now: Instant) {
+        if self.connected {
+            self.away_since = now;
+        }
         self.connected = false;
     }
 
@@ -373,7 +379,11 @@ impl Room {
         while place < self.waiters.len() {
             let waiter = &self.waiters[place];
             let is_walked = matches!(waiter.stage, Stage::Parked | Stage::Gathering { .. });
-            let until = if is_walked { waiter.deadline } else { waiter.deadline.max(waiter.patience) };
+            let mut until = if is_walked { waiter.deadline } else { waiter.deadline.max(waiter.patience) };
+            if !self.connected {
+                // Whoever waits has to know that the server is away long before a wait of half a minute is over.
+                until = until.min(waiter.patience.max(self.away_since + self.patience));
+            }
             if waiter.answer.is_closed() || until <= now {
                 let waiter = self.waiters.remove(place);
                 self.answer(waiter);

@@ -233,14 +233,33 @@ fn a_new_connection_asks_everything_anew_at_once() {
     play.acts();
     play.says(Kind::Probe, 1, 2, 404);
     assert_eq!(play.acts(), ["alert 0 x1", "alert 1 x1"]);
-    play.room.disconnected();
-    play.pass(ALERT * 2);
+    play.room.disconnected(play.now);
+    play.pass(Duration::from_secs(4));
     assert_eq!(play.acts(), [""; 0], "nothing is asked without a connection");
     play.room.connected();
     assert_eq!(play.acts(), ["probe 0 x1"]);
     play.comes(Kind::Probe, 0, 1, 0);
     play.acts();
     assert_eq!(got(&mut pull).unwrap(), ["1"]);
+}
+
+#[test]
+fn a_pull_is_told_that_the_server_is_away_long_before_its_time_is_up_and_not_at_once() {
+    let mut play = Play::new();
+    let mut early = play.pull(&[0], 1, 30);
+    play.acts();
+    play.says(Kind::Probe, 0, 1, 404);
+    play.acts();
+    play.pass(Duration::from_secs(3));
+    play.room.disconnected(play.now);
+    play.pass(Duration::from_secs(2));
+    let mut late = play.pull(&[0], 1, 30);
+    play.room.disconnected(play.now);
+    play.pass(Duration::from_secs(3));
+    assert!(early.try_recv().unwrap().is_err_and(|refusal| refusal.0 == "not connected"));
+    assert!(late.try_recv().is_err(), "it came a moment ago");
+    play.pass(Duration::from_secs(2));
+    assert!(late.try_recv().unwrap().is_err_and(|refusal| refusal.0 == "not connected"));
 }
 
 #[test]

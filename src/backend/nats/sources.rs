@@ -4,7 +4,7 @@
 //! too, so that scalers see the backlog before the first worker has started. Nothing here may set a backoff or a limit of
 //! deliveries: both lose messages in ways nobody sees (research: engines §3a, 6 and 8).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::connect::server;
 use super::link::Link;
 use super::names::{StreamKind, consumer as consumer_name, description};
 use super::quarantine::Quarantine;
+use super::stored::Reader;
 use crate::backend::{BackendError, Depth, Queue};
 
 /// Pulls of all processes that may wait on one consumer.
@@ -144,6 +145,25 @@ impl Sources {
         self.one(queue).await?;
         let info = self.info(queue).await?;
         Ok(Depth { waiting: info.num_pending, in_flight: info.num_ack_pending as u64 })
+    }
+
+    /// How full each of `queues` is, in their order. A message stays in its stream until it is acknowledged, so one question
+    /// per stream tells which queues are empty, and only the others are asked.
+    pub(super) async fn depths(&self, queues: &[Queue]) -> Result<Vec<Depth>, BackendError> {
+        // Scalers ask the consumers themselves, which must be there.
+        let sources = self.all(queues).await?;
+        let mut kinds: Vec<StreamKind> = queues.iter().map(StreamKind::of).collect();
+        kinds.dedup();
+        let counting = kinds.into_iter().map(async |kind| {
+            let reader = Reader::new(&self.link, kind).await?;
+            reader.subjects(&self.link.names.subjects(kind).remove(0)).await
+        });
+        let used: HashSet<String> =
+            try_join_all(counting).await?.into_iter().flatten().map(|(subject, _)| subject).collect();
+        let depths = sources.iter().map(async |source| {
+            if used.contains(&source.subject) { self.depth(&source.queue).await } else { Ok(Depth::default()) }
+        });
+        try_join_all(depths).await
     }
 }
 

@@ -64,7 +64,7 @@ impl Reader {
     /// The newest message of `subject`, which may hold wildcards unless bytes are read.
     pub(super) async fn last(&self, subject: &str) -> Result<Option<Stored>, BackendError> {
         self.link
-            .within("a read", async {
+            .repeating("a read", || async move {
                 if self.direct {
                     match self.stream.direct_get_last_for_subject(subject).await {
                         Ok(message) => return Ok(Some(message.into())),
@@ -82,7 +82,7 @@ impl Reader {
     /// The first message of `subject` at or after `sequence`.
     pub(super) async fn next(&self, subject: &str, sequence: u64) -> Result<Option<Stored>, BackendError> {
         let query = Query { next_by_subj: Some(subject), seq: Some(sequence.max(1)), ..Query::default() };
-        self.link.within("a read", get(&self.link, &self.name, &query)).await
+        self.link.repeating("a read", || get(&self.link, &self.name, &query)).await
     }
 
     /// Reads the messages of `subject`, which may hold wildcards, at or after `sequence`, oldest first.

@@ -10,6 +10,7 @@
 //! Taking moves the due time on instead of removing anything, so a mover that dies loses nothing and is replaced when it is
 //! buried, or when its time is over.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -111,5 +112,16 @@ impl DelayStore for Store {
             Value::Nil => Ok(0),
             found => number(found),
         }
+    }
+
+    async fn all_waiting(&self) -> Result<HashMap<String, u64>, BackendError> {
+        let mut get = redis::cmd("HGETALL");
+        get.arg(format!("{}:waiting", self.space.delay));
+        let mut found = Reply::of(self.links.ask(get).await?)?.rest();
+        let mut waiting = HashMap::new();
+        while let (Some(queue), Some(count)) = (found.next(), found.next()) {
+            waiting.insert(text(queue)?, number(count)?);
+        }
+        Ok(waiting)
     }
 }

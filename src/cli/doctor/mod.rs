@@ -74,6 +74,9 @@ pub(super) async fn run(screen: &Screen, common: &Common, args: DoctorArgs) -> R
         Ok(loaded) => {
             servers = Some(loaded.settings.clone()).filter(is_distributed);
             findings.push(Finding::good("configuration", format!("valid, {} settings", loaded.origins.len())));
+            findings.extend(loaded.strange_variables.iter().map(|variable| {
+                Finding::warning("environment", variable.to_string(), "correct its name, or remove it")
+            }));
             let base = opened::config_base(common);
             findings.extend(surroundings::provider(&loaded.settings, &base, &environment, args.replay.as_deref()));
         }

@@ -200,6 +200,20 @@ fn doctor_names_what_is_wrong_and_fails() {
 }
 
 #[test]
+fn a_misspelt_variable_is_told_by_commands_and_by_doctor_without_its_value() {
+    let room = Room::new();
+    let told = "CODESWARM_FLEET_CONCURENCY means nothing; did you mean CODESWARM_FLEET_CONCURRENCY?";
+    let run = |args: &[&str]| {
+        Active::start(room.command(args).env("CODESWARM_FLEET_CONCURENCY", "hidden")).finish().expect(0)
+    };
+    let checked = run(&["config", "check"]);
+    assert!(checked.err.contains(told) && !checked.err.contains("hidden"), "{}", checked.err);
+    let doctor = run(&["doctor", "--json"]);
+    let is_told = |check: &Value| check["level"] == "warn" && check["found"].as_str().unwrap().contains(told);
+    assert!(doctor.json()["checks"].as_array().unwrap().iter().any(is_told), "no warning");
+}
+
+#[test]
 fn output_becomes_a_repository_with_one_commit_per_feature() {
     let room = Room::new();
     room.finish_job(&["--out", "out", "--git"]).expect(0);

@@ -282,6 +282,29 @@ pub(crate) async fn dead_letters_are_kept_in_order_and_never_delivered(test: &Te
     assert_eq!(test.backend.broker.dead_letters(letters[0].id, 1).await.unwrap(), letters[1..]);
 }
 
+pub(crate) async fn many_queues_are_as_full_as_each_of_them(test: &TestBackend) {
+    let of = |name: &str| Priority::ALL.map(|priority| Queue::Task { agent: agent(name), priority });
+    let queues: Vec<Queue> =
+        [of("coder"), of("tester")].into_iter().flatten().chain([Queue::Result { shard: 0 }]).collect();
+    publish(&test.backend, &normal(), &["a", "b", "c"]).await;
+    publish(&test.backend, &Queue::Result { shard: 0 }, &["r"]).await;
+    let held = pull_one(&test.backend).await;
+    let put_away = pull_one(&test.backend).await;
+    dispose(&test.backend, &put_away, Disposition::RetryLater(s(60))).await.unwrap();
+    assert_depth(&test.backend, 2, 1).await;
+    let depths = test.backend.broker.depths(&queues).await.unwrap();
+    let found: Vec<(String, u64, u64)> = queues
+        .iter()
+        .zip(&depths)
+        .filter(|(_, depth)| **depth != Depth::default())
+        .map(|(queue, depth)| (queue.to_string(), depth.waiting, depth.in_flight))
+        .collect();
+    assert_eq!(depths.len(), queues.len());
+    assert_eq!(found, [("task.coder.normal".into(), 2, 1), ("result.0".into(), 1, 0)]);
+    dispose(&test.backend, &held, Disposition::Ack).await.unwrap();
+    assert_eq!(test.backend.broker.depths(&[]).await.unwrap(), []);
+}
+
 pub(crate) async fn bodies_up_to_the_limit_arrive_unchanged(test: &TestBackend) {
     for (number, bytes) in [0, 1, 4_096, 4_097, MAX_MESSAGE_BYTES].into_iter().enumerate() {
         let body = Bytes::from(vec![u8::try_from(number).unwrap(); bytes]);

@@ -44,6 +44,7 @@ macro_rules! conformance {
             a_lost_delivery_is_reported_after_the_others_were_processed,
             a_retry_comes_back_after_its_delay,
             a_waiting_pull_gets_a_retry_when_its_time_comes,
+            many_queues_are_as_full_as_each_of_them,
             dead_letters_are_kept_in_order_and_never_delivered,
             bodies_up_to_the_limit_arrive_unchanged,
             an_own_signal_arrives_exactly_once,

@@ -7,6 +7,7 @@
 mod chaos;
 mod control;
 mod example;
+mod outage;
 mod rebuild;
 
 use std::collections::BTreeMap;

@@ -89,6 +89,10 @@ impl Arena {
         is_over.store(true, Ordering::Relaxed);
         let highest = self.runtime.block_on(watcher).unwrap();
         let billed = self.runtime.block_on(provider.stop()).cost_micros.0;
+        if killed.is_none() {
+            let balance = self.runtime.block_on(self.backend.ledger.balance(&Scope::Job(job.clone()))).unwrap();
+            assert_eq!(balance.reserved, MicroUsd::ZERO, "everybody lives and is idle: {round:?}");
+        }
         self.runtime.block_on(self.until_idle(&job));
         let verdict = self.runtime.block_on(self.judge(round, job, report, billed, before));
         let most = round.limit + verdict.tally.overrun;

@@ -34,6 +34,8 @@ impl Tally {
             let committed = tally.spent + tally.reserved;
             tally.overshoot = tally.overshoot.max(committed.saturating_sub(limit + tally.overrun));
         }
+        // A thousand rounds are kept, and nobody asks for single reservations again.
+        (tally.open, tally.charged) = Default::default();
         tally
     }
 

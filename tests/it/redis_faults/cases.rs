@@ -54,7 +54,8 @@ async fn case_03_without_its_journal_no_reservation_is_granted() {
     test.nats.as_mut().expect("runs").kill();
     let outcome = reserve(&*ledger, "during", 10).await;
     assert!(matches!(outcome, Err(BackendError::Unavailable { .. })), "{outcome:?}");
-    // Nobody may call on it; whoever was refused gives it back, as every guard does that goes away.
+    // Whoever asked may ask again under the same id, so the money stays until that caller gives it back, as every caller does.
+    assert_eq!(balance(&*ledger).await.reserved, usd(20), "a grant that may be repeated has money behind it");
     ledger.release("during").await.unwrap();
     assert_eq!(balance(&*ledger).await.reserved, usd(10));
 }

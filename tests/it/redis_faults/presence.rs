@@ -121,6 +121,13 @@ async fn death_is_judged_by_the_stores_clock_and_the_long_dead_are_forgotten() {
         }
     }
     let buried = buried.expect("it is found dead");
+    // The last step of a burial comes after the word; only from there on is it remembered.
+    let noted = async {
+        while server.command(&format!("ZSCORE test:{{presence}}:dead {dead}")) == ::redis::Value::Nil {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, noted).await.expect("the burial ends");
     clock.advance(s(3_700));
     let found = survivor.state.changes("fleet/", buried, 2, SOON).await.unwrap();
     let gone: Vec<_> = found.iter().map(|change| (change.entry.key.clone(), change.entry.value.is_none())).collect();
