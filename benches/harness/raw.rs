@@ -94,6 +94,7 @@ pub(crate) async fn redis(cluster: &Cluster, tasks: usize) -> f64 {
         id: String::new(),
         scopes,
         amount: MicroUsd(1_000),
+        tokens: 0,
         lease: Duration::from_secs(600),
         may_use_hold_back: false,
         instance,

@@ -210,6 +210,7 @@ fn submission(id: &JobId) -> Submission {
         proposal: "A job made up to be measured.".into(),
         budget: MicroUsd(10_000_000_000),
         hold_back: MicroUsd::ZERO,
+        free_tokens: None,
         origin: Origin::Live,
         settings: JobSettings {
             output: String::new(),

@@ -18,7 +18,7 @@ const OTHERS: [&str; 5] =
 /// The share of a name that may be mistyped before another one is no longer what was meant: a third.
 const LEAST_LIKENESS: f64 = 2.0 / 3.0;
 
-/// A variable that begins with [`PREFIX`] and means nothing.
+/// A variable that begins with `CODESWARM_` and means nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StrangeVariable {
     /// Its name.
