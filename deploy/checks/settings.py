@@ -16,7 +16,7 @@ TOKEN = re.compile(r"\b(?:CODESWARM_[A-Z][A-Z_]*|ANTHROPIC_[A-Z_]+|OPENAI_[A-Z_]
 def known(tree: Tree) -> set[str]:
     """Every variable that the programs read."""
     variables = {f"CODESWARM_{section}_{key}".upper() for section, table in tree.defaults.items() for key in table}
-    for file in ("src/config/loader.rs", "src/config/secret.rs"):
+    for file in ("src/config/loader.rs", "src/config/secret.rs", "src/fleet/providers.rs"):
         variables |= set(re.findall(r'"([A-Z][A-Z_]+_[A-Z_]+)"', tree.text(file)))
     for path in (tree.root / "src/cli").rglob("*.rs"):
         variables |= set(re.findall(r'env = "([A-Z_]+)"', path.read_text(encoding="utf-8")))
@@ -42,8 +42,8 @@ def settings_files(tree: Tree) -> Iterator[str]:
 def settings_named(tree: Tree) -> Iterator[str]:
     """Every CODESWARM_… variable in a manifest, unit, script or page is one that the programs read."""
     # Streams are named like variables.
-    # Read by a test, which writes that page.
-    variables = known(tree) | COMPOSE_ONLY | {"CODESWARM_FAULTS"} | {name.removeprefix("OBJ_") for name in streams(tree)}
+    # Two are read by tests, which write the pages that name them.
+    variables = known(tree) | COMPOSE_ONLY | {"CODESWARM_FAULTS", "CODESWARM_CASES"} | {name.removeprefix("OBJ_") for name in streams(tree)}
     roots = ["docker-compose.yml", ".env.example", "README.md", "config", "deploy", "docs", "k8s"]
     files = [path for root in roots for path in ([tree.root / root] if (tree.root / root).is_file() else (tree.root / root).rglob("*"))]
     for path in sorted(files):
