@@ -23,7 +23,7 @@ import yaml
 
 # What is copied for a check; nothing else may matter to it. Of the sources, those that names and settings stand in.
 PARTS = [".dockerignore", ".env.example", "README.md", "docker-compose.yml", "bin", "config", "deploy", "docs", "k8s",
-         "src/backend/nats/names.rs", "src/cli", "src/config", "src/metric.rs", "src/protocol/envelope.rs"]
+         "src/backend/nats/names.rs", "src/cli", "src/config", "src/fleet/providers.rs", "src/metric.rs", "src/protocol/envelope.rs"]
 
 _SECRETS_HOME = tempfile.TemporaryDirectory(prefix="codeswarm-check-secrets-")
 _SECRETS_LOCK = threading.Lock()
