@@ -34,8 +34,12 @@ async fn measure(scenario: &Scenario, servers: Option<&DistributedOptions>) -> M
     let graph = Graph::of(&synthetic, planning_us);
     let directory = tempfile::tempdir().expect("a directory");
     let server = FakeServer::start(synthetic.script, FakeOptions::default()).await.expect("a server");
-    let environment =
-        Environment::from_pairs([("ANTHROPIC_API_KEY", "bench"), ("ANTHROPIC_BASE_URL", &server.base_url())]);
+    let environment = Environment::from_pairs([
+        ("ANTHROPIC_API_KEY", "bench"),
+        ("ANTHROPIC_BASE_URL", &server.base_url()),
+        // As many calls at once as there are slots, or it is the guards' slow start that is measured.
+        ("CODESWARM_FLEET_CONCURRENCY", &scenario.slots.to_string()),
+    ]);
     let layers = Layers { file: Some("/dev/null".into()), environment: environment.clone(), flags: Vec::new() };
     let settings = layers.load().expect("settings").settings;
     let instance = InstanceId::fresh("bench");
