@@ -29,6 +29,9 @@ audit:
 bench:
 	cargo bench --bench makespan
 	cargo bench --bench budget
+	cargo bench --bench budget -- redis
+	cargo bench --bench guards
+	cargo bench --bench queues
 	cargo bench --bench fleet
 
 fmt:

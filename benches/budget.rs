@@ -11,6 +11,8 @@
     reason = "a benchmark prints, and fails by panicking"
 )]
 
+#[path = "harness/options.rs"]
+mod options;
 #[path = "harness/servers.rs"]
 mod servers;
 

@@ -25,6 +25,9 @@ mod job;
 mod nats_server;
 #[path = "harness/noop.rs"]
 mod noop;
+#[path = "harness/options.rs"]
+#[allow(dead_code, reason = "others use the rest")]
+mod options;
 #[path = "harness/pickup.rs"]
 mod pickup;
 #[path = "harness/process.rs"]

@@ -17,21 +17,22 @@ mod nats_server;
 #[path = "../tests/it/support/servers/redis.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod redis_server;
+#[path = "harness/options.rs"]
+#[allow(dead_code, reason = "others use the rest")]
+mod options;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use codeswarm::backend::distributed::{self, Certificates, DistributedOptions};
+use codeswarm::backend::distributed;
 use codeswarm::backend::embedded::{self, Durability};
-use codeswarm::backend::nats::{NatsLogin, NatsOptions};
-use codeswarm::backend::redis::RedisOptions;
 use codeswarm::backend::{Backend, Disposition, Outgoing, Queue};
 use codeswarm::clock::Clock;
-use codeswarm::config::Secret;
 use codeswarm::protocol::{AgentType, Event, InstanceId, JobId, Priority, TaskId};
 use nats_server::NatsServer;
+use options::options;
 use redis_server::RedisServer;
 use tokio::task::JoinSet;
 
@@ -48,33 +49,6 @@ fn queues() -> Vec<Queue> {
 
 fn message(queue: &Queue, number: usize) -> Outgoing {
     Outgoing { queue: queue.clone(), dedupe: number.to_string(), body: Bytes::from(vec![b'x'; BODY]) }
-}
-
-fn options(nats: &NatsServer, redis: &RedisServer) -> DistributedOptions {
-    let second = Duration::from_secs(1);
-    DistributedOptions {
-        namespace: "bench".into(),
-        nats: NatsOptions {
-            servers: Secret::new(nats.url()),
-            login: NatsLogin::None,
-            certificates: Certificates::default(),
-            replicas: 1,
-            max_queue_bytes: 1 << 30,
-            ack_wait: second * 30,
-            request_timeout: second * 5,
-        },
-        redis: RedisOptions {
-            url: Secret::new(redis.url()),
-            user: None,
-            password: None,
-            certificates: Certificates::default(),
-            connections: 3,
-            request_timeout: second * 2,
-            beat: second,
-            dead_after: second * 4,
-        },
-        require_durable: true,
-    }
 }
 
 /// Processor time of this process so far.
@@ -227,6 +201,6 @@ async fn main() {
     if is_wanted("distributed") {
         println!("distributed");
         let (nats, redis) = (NatsServer::start(), RedisServer::start());
-        measure(&distributed::open(&options(&nats, &redis), &instance, None).await.unwrap()).await;
+        measure(&distributed::open(&options("bench", &nats.url(), &redis.url()), &instance, None).await.unwrap()).await;
     }
 }

@@ -9,15 +9,13 @@ use std::ops::Sub;
 use std::time::Duration;
 
 use codeswarm::backend::Backend;
-use codeswarm::backend::distributed::{self, Certificates, DistributedOptions};
-use codeswarm::backend::nats::{NatsLogin, NatsOptions};
-use codeswarm::backend::redis::RedisOptions;
-use codeswarm::config::Secret;
+use codeswarm::backend::distributed::{self, DistributedOptions};
 use codeswarm::protocol::InstanceId;
 use redis::Value;
 use serde_json::Value as Json;
 
 use crate::nats_server::NatsServer;
+use crate::options::options;
 use crate::process;
 use crate::redis_server::RedisServer;
 
@@ -71,30 +69,7 @@ impl Cluster {
 
     /// How to reach them.
     pub(crate) fn options(&self) -> DistributedOptions {
-        let second = Duration::from_secs(1);
-        DistributedOptions {
-            namespace: "bench".into(),
-            nats: NatsOptions {
-                servers: Secret::new(self.nats.url()),
-                login: NatsLogin::None,
-                certificates: Certificates::default(),
-                replicas: 1,
-                max_queue_bytes: 1 << 30,
-                ack_wait: second * 30,
-                request_timeout: second * 5,
-            },
-            redis: RedisOptions {
-                url: Secret::new(self.redis.url()),
-                user: None,
-                password: None,
-                certificates: Certificates::default(),
-                connections: 4,
-                request_timeout: second * 5,
-                beat: second * 4 / 5,
-                dead_after: second * 16 / 5,
-            },
-            require_durable: true,
-        }
+        options("bench", &self.nats.url(), &self.redis.url())
     }
 
     /// The stores as a process of their own would open them.

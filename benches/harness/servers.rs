@@ -14,20 +14,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use codeswarm::backend::distributed::{self, Certificates, DistributedOptions};
-use codeswarm::backend::nats::{NatsLogin, NatsOptions};
-use codeswarm::backend::redis::{self as stores, RedisOptions};
-use codeswarm::backend::{Backend, Ledger};
-use codeswarm::config::Secret;
+use codeswarm::backend::{Backend, Ledger, distributed, redis as stores};
 use codeswarm::protocol::InstanceId;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Script};
 
+use crate::options::{CONNECTIONS, options};
 use nats_server::NatsServer;
 use redis_server::RedisServer;
-
-/// Connections of a process, as `redis.connections` has it.
-const CONNECTIONS: usize = 4;
 
 /// Running servers and everything on them.
 pub(crate) struct Servers {
@@ -48,40 +42,13 @@ impl Servers {
     pub(crate) async fn start() -> Self {
         let (nats, redis) = (NatsServer::start(), RedisServer::start());
         let instance = InstanceId::fresh("bench");
-        let alone = options("counters", &nats, &redis);
+        let alone = options("counters", &nats.url(), &redis.url());
         let counters = stores::open(&alone, &instance, None).await.expect("opens").ledger;
-        let together = options("together", &nats, &redis);
+        let together = options("together", &nats.url(), &redis.url());
         let backend = distributed::open(&together, &InstanceId::fresh("bench"), None).await.expect("opens");
         let bare = Bare::connect(&redis.url()).await;
         let journaled = backend.ledger.clone();
         Self { bare, counters, journaled, instance, _backend: backend, _servers: (nats, redis) }
-    }
-}
-
-fn options(namespace: &str, nats: &NatsServer, redis: &RedisServer) -> DistributedOptions {
-    let second = Duration::from_secs(1);
-    DistributedOptions {
-        namespace: namespace.into(),
-        nats: NatsOptions {
-            servers: Secret::new(nats.url()),
-            login: NatsLogin::None,
-            certificates: Certificates::default(),
-            replicas: 1,
-            max_queue_bytes: 1 << 30,
-            ack_wait: second * 30,
-            request_timeout: second * 5,
-        },
-        redis: RedisOptions {
-            url: Secret::new(redis.url()),
-            user: None,
-            password: None,
-            certificates: Certificates::default(),
-            connections: CONNECTIONS,
-            request_timeout: second * 5,
-            beat: second,
-            dead_after: second * 30,
-        },
-        require_durable: true,
     }
 }
 
