@@ -5,7 +5,7 @@
 use crate::error::{Coded, Retry};
 
 /// A store refused, failed or cannot tell.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum BackendError {
     /// The store could not be reached or did not answer in time; a write may or may not have happened.
     #[error("{store} is not available: {reason}")]

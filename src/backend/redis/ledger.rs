@@ -9,6 +9,8 @@
 //! | `adjustment:<request>` | hash: the balance that the request was answered with |
 //! | `entry`, `entries`, `entries:<job>` | number of the newest entry, the stream of all, and the ids of each job's |
 //!
+//! A step that many callers make (reserve, settle, release) shares its script with theirs, see `steps.rs`.
+//!
 //! No key expires; a call leaves about 1.5 KB for good, its entries included. Every operation first turns a bounded number of overdue reservations into spending; those that have
 //! to wait still count as reserved, so that no limit is ever judged too kindly. Amounts stay exact up to 2⁵³ micro-dollars,
 //! nine billion dollars, and are held at that.
@@ -19,10 +21,7 @@ use redis::{Script, ScriptInvocation, Value};
 use super::Store;
 use super::fault::unexpected;
 use super::reply::{Reply, entry, parsed, revision, text};
-use super::script::{
-    LEDGER_ADJUST, LEDGER_BALANCE, LEDGER_ENTRIES, LEDGER_EXPIRE, LEDGER_ORPHAN, LEDGER_RELEASE, LEDGER_RESERVE,
-    LEDGER_SETTLE, lease_millis,
-};
+use super::script::{LEDGER_ADJUST, LEDGER_BALANCE, LEDGER_ENTRIES, LEDGER_EXPIRE, LEDGER_ORPHAN, lease_millis};
 use crate::backend::bound::{check_adjustment, check_money, check_reservation};
 use crate::backend::{
     Adjustment, BackendError, Balance, Entry, EntryFilter, EntryKind, Ledger, Rebuilt, ReserveOutcome, ReserveRequest,
@@ -70,43 +69,32 @@ fn kind(text: &str) -> Result<EntryKind, BackendError> {
     }
 }
 
+/// An entry as the script writes it: kind, time, reserved, charged and the counts of its usage in one line, then a line each
+/// of reservation, job, task, agent type, model and note. What is unknown or nothing is empty.
 fn read_entry(value: Value) -> Result<Entry, BackendError> {
     let (id, fields) = entry(value)?;
-    // What is zero or empty is left out.
-    let some = |name: &str| {
-        let found = fields.iter().find(|(known, _)| known == name).map(|(_, value)| value.to_vec());
-        let found = found.map(|value| text(Value::BulkString(value))).transpose()?;
-        Ok::<_, BackendError>(found.filter(|text| !text.is_empty()))
+    let damaged = |what: &str| unexpected(&Value::SimpleString(format!("entry {id} without {what}")));
+    let (_, packed) = fields.into_iter().next().ok_or_else(|| damaged("text"))?;
+    let packed = text(Value::BulkString(packed.to_vec()))?;
+    let mut lines = packed.splitn(7, '\n');
+    let mut numbers = lines.next().unwrap_or_default().split(' ');
+    let kind = kind(numbers.next().unwrap_or_default())?;
+    let at = Timestamp(parsed(numbers.next().ok_or_else(|| damaged("its time"))?)?);
+    let mut number = || numbers.next().filter(|number| !number.is_empty()).map_or(Ok(0), parsed::<u64>);
+    let (reserved, charged) = (MicroUsd(number()?), MicroUsd(number()?));
+    let usage = Usage {
+        input: number()?,
+        cache_write_5m: number()?,
+        cache_write_1h: number()?,
+        cache_read: number()?,
+        output: number()?,
     };
-    let field =
-        |name: &str| some(name)?.ok_or_else(|| unexpected(&Value::SimpleString(format!("an entry without {name}"))));
-    let number = |name: &str| some(name)?.map_or(Ok(0), |text| parsed::<u64>(&text));
-    let about = some("about")?.unwrap_or_default();
-    let mut about = about.split('\n').map(|text| Some(text.to_owned()).filter(|text| !text.is_empty()));
-    let mut told = || about.next().flatten();
-    let usage = some("usage")?.unwrap_or_default();
-    let mut counts = usage.split(' ').map(|count| if count.is_empty() { Ok(0) } else { parsed::<u64>(count) });
-    let mut count = || counts.next().unwrap_or(Ok(0));
-    Ok(Entry {
-        id,
-        at: Timestamp(parsed(&field("at")?)?),
-        kind: kind(&field("kind")?)?,
-        reservation: field("reservation")?,
-        job: told(),
-        task: told(),
-        agent: told(),
-        model: told(),
-        reserved: MicroUsd(number("reserved")?),
-        charged: MicroUsd(number("charged")?),
-        usage: Usage {
-            input: count()?,
-            cache_write_5m: count()?,
-            cache_write_1h: count()?,
-            cache_read: count()?,
-            output: count()?,
-        },
-        note: some("note")?.unwrap_or_default(),
-    })
+    let mut line = || lines.next().ok_or_else(|| damaged("all its lines")).map(str::to_owned);
+    let reservation = line()?;
+    let mut told = || line().map(|text| Some(text).filter(|text| !text.is_empty()));
+    let (job, task, agent, model) = (told()?, told()?, told()?, told()?);
+    let note = line()?;
+    Ok(Entry { id, at, kind, reservation, job, task, agent, model, reserved, charged, usage, note })
 }
 
 /// Adds what entries are wanted, at most `wanted` of them.
@@ -122,7 +110,7 @@ fn pick(call: &mut ScriptInvocation<'_>, filter: &EntryFilter, wanted: usize) {
 
 impl Store {
     /// A call of one of the ledger's scripts, which all check the epoch first.
-    fn ledger_call(&self, script: &'static Script) -> ScriptInvocation<'static> {
+    pub(super) fn ledger_call(&self, script: &'static Script) -> ScriptInvocation<'static> {
         let mut call = self.call(script, &self.space.budget);
         call.arg(self.epoch_or_none());
         call
@@ -159,14 +147,21 @@ impl Ledger for Store {
                 scopes.push(scope);
             }
         }
-        let mut call = self.ledger_call(&LEDGER_RESERVE);
-        call.arg(&request.id).arg(request.amount.0).arg(request.tokens).arg(lease_millis(request.lease));
-        call.arg(u8::from(request.may_use_hold_back)).arg(format!("{}\n{}", request.instance, self.process));
-        call.arg(format!("{}\n{}\n{}\n{}", request.job, request.task, request.agent, request.model));
-        for scope in &scopes {
-            call.arg(format!("{}{scope}", if scope.needs_limit() { '!' } else { '-' }));
-        }
-        let mut reply = Reply::of(self.links.ask(call).await?)?;
+        let names: Vec<String> = scopes.iter().map(ToString::to_string).collect();
+        let mut reply = self
+            .step(vec![
+                "reserve".to_owned(),
+                request.id,
+                request.amount.0.to_string(),
+                request.tokens.to_string(),
+                lease_millis(request.lease).to_string(),
+                u8::from(request.may_use_hold_back).to_string(),
+                format!("{}\n{}", request.instance, self.process),
+                format!("{}\n{}\n{}\n{}", request.job, request.task, request.agent, request.model),
+                names.join("\n"),
+                scopes.iter().map(|scope| if scope.needs_limit() { '!' } else { '-' }).collect(),
+            ])
+            .await?;
         let outcome = reply.number()?;
         if outcome == 1 {
             return Ok(ReserveOutcome::Granted);
@@ -181,21 +176,18 @@ impl Ledger for Store {
 
     async fn settle(&self, id: &str, settlement: Settlement) -> Result<SettleOutcome, BackendError> {
         check_money("amount", settlement.amount)?;
-        let mut call = self.ledger_call(&LEDGER_SETTLE);
         let Usage { input, cache_write_5m, cache_write_1h, cache_read, output } = settlement.usage;
-        call.arg(id).arg(settlement.amount.0);
-        call.arg(format!("{input} {cache_write_5m} {cache_write_1h} {cache_read} {output}"));
-        let mut reply = Reply::of(self.links.ask(call).await?)?;
-        if reply.number()? == 0 {
+        let usage = format!("{input} {cache_write_5m} {cache_write_1h} {cache_read} {output}");
+        let step = vec!["settle".to_owned(), id.to_owned(), settlement.amount.0.to_string(), usage];
+        let mut reply = self.step(step).await?;
+        if reply.is_empty() {
             return Err(BackendError::NotFound { what: format!("reservation {id}") });
         }
         Ok(SettleOutcome { charged: reply.money()?, overrun: reply.number()? == 1 })
     }
 
     async fn release(&self, id: &str) -> Result<(), BackendError> {
-        let mut call = self.ledger_call(&LEDGER_RELEASE);
-        call.arg(id);
-        self.links.ask(call).await.map(drop)
+        self.step(vec!["release".to_owned(), id.to_owned()]).await.map(drop)
     }
 
     async fn expire(&self) -> Result<Vec<String>, BackendError> {
@@ -238,7 +230,7 @@ impl Ledger for Store {
         let mut after = filter.after;
         loop {
             let mut call = self.ledger_call(&LEDGER_ENTRIES);
-            call.arg(format!("{}-0", after.saturating_add(1)));
+            call.arg(after.saturating_add(1));
             pick(&mut call, &filter, PAGE.min(limit - entries.len()));
             let mut reply = Reply::of(self.links.ask(call).await?)?;
             reply.number()?;

@@ -206,7 +206,13 @@ impl Links {
         Ok(connection)
     }
 
-    fn silent(&self) -> BackendError {
+    /// How long a request may take.
+    pub(super) const fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// What a caller is told who has waited for that long.
+    pub(super) fn silent(&self) -> BackendError {
         let reason = format!("no answer from {} within {} ms", self.address, self.patience.as_millis());
         BackendError::Unavailable { store: STORE, reason }
     }

@@ -18,6 +18,7 @@ mod reply;
 mod restore;
 mod script;
 mod state;
+mod steps;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ pub use self::survey::{RedisFacts, survey};
 
 use self::feed::Hints;
 use self::link::Links;
+use self::steps::Steps;
 use super::delay::DelayStore;
 use super::distributed::{Certificates, DistributedOptions, OPEN_TIMEOUT};
 use super::journal::Counters;
@@ -117,6 +119,7 @@ struct Store {
     /// Names the budget's data that this process goes by; none until that is settled.
     epoch: RwLock<Option<String>>,
     hints: Hints,
+    steps: Steps,
     _ending: DropGuard,
 }
 
@@ -174,6 +177,7 @@ async fn start(
     };
     let ending = CancellationToken::new();
     let channel = format!("{}:changed", space.state);
+    let (steps, gathered) = Steps::new();
     let store = Arc::new(Store {
         links,
         space,
@@ -183,9 +187,11 @@ async fn start(
         process: instance.clone(),
         epoch: RwLock::new(None),
         hints: Hints::new(client, channel, redis.request_timeout, ending.clone()),
+        steps,
         _ending: ending.clone().drop_guard(),
     });
     store.enter(redis.dead_after).await?;
+    tokio::spawn(steps::run(Arc::downgrade(&store), gathered));
     tokio::spawn(presence::run(Arc::downgrade(&store), redis.beat, redis.dead_after, ending));
     Ok(RedisStores {
         state: store.clone(),

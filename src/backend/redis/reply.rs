@@ -25,6 +25,11 @@ impl Reply {
         }
     }
 
+    /// True when nothing is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.len() == 0
+    }
+
     /// The next value.
     pub(super) fn value(&mut self) -> Result<Value, BackendError> {
         self.0.next().ok_or_else(|| unexpected(&Value::Nil))

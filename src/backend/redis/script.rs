@@ -27,9 +27,7 @@ scripts! {
     LEDGER_EPOCH: "lua/ledger_epoch.lua";
     LEDGER_CLEAR: "lua/ledger_clear.lua";
     LEDGER_REPLAY: "lua/now.lua" "lua/ledger.lua" "lua/ledger_replay.lua";
-    LEDGER_RESERVE: "lua/now.lua" "lua/ledger.lua" "lua/ledger_reserve.lua";
-    LEDGER_SETTLE: "lua/now.lua" "lua/ledger.lua" "lua/ledger_settle.lua";
-    LEDGER_RELEASE: "lua/now.lua" "lua/ledger.lua" "lua/ledger_release.lua";
+    LEDGER_STEPS: "lua/now.lua" "lua/ledger.lua" "lua/ledger_steps.lua";
     LEDGER_EXPIRE: "lua/now.lua" "lua/ledger.lua" "lua/ledger_expire.lua";
     LEDGER_ADJUST: "lua/now.lua" "lua/ledger.lua" "lua/ledger_adjust.lua";
     LEDGER_BALANCE: "lua/now.lua" "lua/ledger.lua" "lua/ledger_balance.lua";

@@ -1,10 +1,12 @@
 -- What the ledger's scripts share. KEYS[1] is the prefix, ARGV[2] the epoch that the caller has seen: a server that holds
 -- another one, or none, has lost its data, and nothing may be counted from zero.
+-- A script reads what it needs, works on it in memory and writes it down at its end, each kind of thing with one command:
+-- it may serve many callers, who share their scopes, and its time goes into commands and into the values that pass between
+-- Lua and the server. So what belongs together is one string, too. A script that fails has written nothing.
 -- Amounts are whole micro-dollars, in token scopes tokens, in doubles: exact up to 2^53, and written without exponents.
--- Numbers are turned into strings here, because the server does that more slowly. What belongs together is one string,
--- because most of a script's time goes into the number of values that pass between Lua and the server.
-local P, call, format, match = KEYS[1], redis.call, string.format, string.match
-local MAX_MONEY, EXPIRED_PER_CALL = 9007199254740992, 64
+-- Numbers are turned into strings here, because the server does that more slowly.
+local P, call, format, match, gmatch = KEYS[1], redis.call, string.format, string.match, string.gmatch
+local MAX_MONEY, EXPIRED_PER_CALL, MOST_VALUES = 9007199254740992, 64, 1000
 
 local epoch = call('GET', P .. ':epoch')
 if epoch ~= ARGV[2] then return redis.error_reply('DATALOST ' .. (epoch or 'none')) end
@@ -12,88 +14,106 @@ if epoch ~= ARGV[2] then return redis.error_reply('DATALOST ' .. (epoch or 'none
 local function whole(amount) return format('%d', amount) end
 local at = whole(now)
 
-local function read_scope(name, text)
-    local limit, hold_back, frozen, spent, reserved = match(text or '- 0 0 0 0', '^(%S+) (%d+) (%d) (%d+) (%d+)$')
-    return {
-        name = name, limit = tonumber(limit), hold_back = tonumber(hold_back), frozen = frozen == '1',
-        spent = tonumber(spent), reserved = tonumber(reserved), counts_tokens = name == 'tokens' or match(name, '/tokens$') ~= nil,
-    }
+-- Scopes and reservations by name, as they are now; reservations that are not there are false. Lists of scopes by the
+-- string that names them, a name per line.
+local scopes, reservations, lists = {}, {}, {}
+-- Names of what has to be read, and what has to be written.
+local unread, changed, kept, opened, closed, entries = {}, {}, {}, {}, {}, {}
+
+-- Splits a list of scopes whose state is read by the next `read_scopes`. A window, `account/day:2026-11-21`, has counters of
+-- its own and the rules of its policy, `account/day`.
+local function scopes_of(listed)
+    local list = lists[listed]
+    if list then return list end
+    list = {}
+    local function want(name)
+        local scope = scopes[name]
+        if not scope then
+            scope = { name = name, counts_tokens = name == 'tokens' or match(name, '/tokens$') ~= nil }
+            scopes[name], unread[#unread + 1] = scope, name
+            local policy = match(name, '^(account/%a+):')
+            scope.rules = policy and want(policy) or scope
+        end
+        return scope
+    end
+    for name in gmatch(listed, '[^\n]+') do list[#list + 1] = want(name) end
+    lists[listed] = list
+    return list
 end
 
--- Scopes in one go, because a call falls into half a dozen. A window, `account/day:2026-11-21`, has counters of its own and
--- the rules of its policy, `account/day`.
-local function load_scopes(names)
-    local scopes, of, all = {}, {}, names
-    for i, name in ipairs(names) do
-        local policy = match(name, '^(account/%a+):')
-        if policy then
-            if all == names then all = { unpack(names) } end
-            all[#all + 1] = policy
-            of[i] = #all
-        end
+local function read_scopes()
+    if #unread == 0 then return end
+    local found = call('HMGET', P .. ':scopes', unpack(unread))
+    for i, name in ipairs(unread) do
+        local scope = scopes[name]
+        local limit, hold_back, frozen, spent, reserved =
+            match(found[i] or '- 0 0 0 0', '^(%S+) (%d+) (%d) (%d+) (%d+)$')
+        scope.limit, scope.hold_back, scope.frozen = tonumber(limit), tonumber(hold_back), frozen == '1'
+        scope.spent, scope.reserved = tonumber(spent), tonumber(reserved)
     end
-    local found = call('HMGET', P .. ':scopes', unpack(all))
-    for i, name in ipairs(names) do
-        local scope = read_scope(name, found[i])
-        if of[i] then
-            local policy = read_scope(name, found[of[i]])
-            scope.is_window, scope.limit, scope.hold_back, scope.frozen = true, policy.limit, policy.hold_back, policy.frozen
-        end
-        scopes[i] = scope
-    end
-    return scopes
+    unread = {}
 end
 
-local function save_scopes(scopes)
-    local fields = {}
-    for i, scope in ipairs(scopes) do
-        local rules = '- 0 0'
-        if not scope.is_window then
-            rules = (scope.limit and whole(scope.limit) or '-') .. ' ' .. whole(scope.hold_back)
-                .. (scope.frozen and ' 1' or ' 0')
-        end
-        fields[2 * i - 1] = scope.name
-        fields[2 * i] = rules .. ' ' .. whole(scope.spent) .. ' ' .. whole(scope.reserved)
-    end
-    call('HSET', P .. ':scopes', unpack(fields))
+-- One scope, read at once.
+local function scope_of(name)
+    local scope = scopes_of(name)[1]
+    read_scopes()
+    return scope
 end
+
+local function change(scope) changed[scope.name] = scope end
 
 local function balance(scope)
-    return scope.limit and whole(scope.limit) or '', whole(scope.spent), whole(scope.reserved),
-        whole(scope.hold_back), scope.frozen and '1' or '0'
-end
-
--- Adds a line to the record, and to the list of its job. about: job, task, agent type and model, a line each.
-local function enter(kind, reservation, about, reserved, charged, usage, note)
-    local id = whole(call('INCR', P .. ':entry')) .. '-0'
-    if usage or note then
-        call('XADD', P .. ':entries', id, 'at', at, 'kind', kind, 'reservation', reservation, 'about', about,
-            'reserved', reserved, 'charged', charged, 'usage', usage or '', 'note', note or '')
-    else
-        call('XADD', P .. ':entries', id, 'at', at, 'kind', kind, 'reservation', reservation, 'about', about,
-            'reserved', reserved)
-    end
-    local job = match(about, '^[^\n]*')
-    if job ~= '' then call('XADD', P .. ':entries:' .. job, id, 'kind', kind) end
+    local rules = scope.rules
+    return rules.limit and whole(rules.limit) or '', whole(scope.spent), whole(scope.reserved), whole(rules.hold_back),
+        rules.frozen and '1' or '0'
 end
 
 -- A reservation is one string: state, amount, tokens, charge, charged tokens, overrun and end of its lease, then instance,
 -- process, job, task, agent type, model and its scopes, a line each.
-local function save_reservation(reservation)
-    call('SET', P .. ':reservation:' .. reservation.id, format('%s %d %d %d %d %d %d\n%s',
-        reservation.state, reservation.amount, reservation.tokens, reservation.charged, reservation.charged_tokens,
-        reservation.overrun and 1 or 0, reservation.ends, reservation.rest))
+local function read_reservations(ids)
+    local missing, keys = {}, {}
+    for _, id in ipairs(ids) do
+        if reservations[id] == nil then
+            reservations[id] = false
+            missing[#missing + 1], keys[#keys + 1] = id, P .. ':reservation:' .. id
+        end
+    end
+    if #keys == 0 then return end
+    for i, found in ipairs(call('MGET', unpack(keys))) do
+        if found then
+            local state, amount, tokens, charged, charged_tokens, overrun, ends, rest =
+                match(found, '^(%a+) (%d+) (%d+) (%d+) (%d+) (%d) (%d+)\n(.*)$')
+            local about, listed = match(rest, '^[^\n]*\n[^\n]*\n([^\n]*\n[^\n]*\n[^\n]*\n[^\n]*)\n(.*)$')
+            reservations[missing[i]] = {
+                id = missing[i], state = state, amount = tonumber(amount), tokens = tonumber(tokens),
+                charged = tonumber(charged), charged_tokens = tonumber(charged_tokens), overrun = overrun == '1',
+                ends = tonumber(ends), rest = rest, about = about, scopes = scopes_of(listed),
+            }
+        end
+    end
 end
 
-local function load_reservation(id)
-    local found = call('GET', P .. ':reservation:' .. id)
-    if not found then return nil end
-    local state, amount, tokens, charged, charged_tokens, overrun, ends, rest =
-        match(found, '^(%a+) (%d+) (%d+) (%d+) (%d+) (%d) (%d+)\n(.*)$')
-    return {
-        id = id, state = state, amount = tonumber(amount), tokens = tonumber(tokens), charged = tonumber(charged),
-        charged_tokens = tonumber(charged_tokens), overrun = overrun == '1', ends = tonumber(ends), rest = rest,
+-- Adds an entry to the record: kind, time, reserved, charged and the counts of its usage in one line, then a line each of
+-- reservation, job, task, agent type, model and note. about: job, task, agent type and model, a line each.
+local function enter(kind, reservation, about, reserved, charged, usage, note)
+    entries[#entries + 1] = about
+    entries[#entries + 1] = format('%s %s %d %d %s\n%s\n%s\n%s', kind, at, reserved, charged, usage or '', reservation,
+        about, note or '')
+end
+
+-- Sets money and tokens aside, whatever the limits say. rest: everything but numbers, as it is written; about: its middle.
+local function open(id, amount, tokens, ends, rest, about, list)
+    for _, scope in ipairs(list) do
+        scope.reserved = math.min(MAX_MONEY, scope.reserved + (scope.counts_tokens and tokens or amount))
+        change(scope)
+    end
+    local reservation = {
+        id = id, state = 'open', amount = amount, tokens = tokens, charged = 0, charged_tokens = 0, overrun = false,
+        ends = ends, rest = rest, about = about, scopes = list,
     }
+    reservations[id], kept[id], opened[id] = reservation, reservation, whole(ends)
+    enter('reserve', id, about, amount, 0)
 end
 
 local function note_of(state, before, overrun)
@@ -107,34 +127,34 @@ end
 
 -- Moves a reservation to another state with a charge, in all its scopes, and records it. Each scope counts money or tokens.
 local function close(reservation, state, charge, tokens, usage)
-    local before, names = reservation.state, {}
-    local about, listed = match(reservation.rest, '^[^\n]*\n[^\n]*\n([^\n]*\n[^\n]*\n[^\n]*\n[^\n]*)\n(.*)$')
-    for name in string.gmatch(listed, '[^\n]+') do names[#names + 1] = name end
-    local scopes = load_scopes(names)
+    local before = reservation.state
     local overrun = charge > reservation.amount or tokens > reservation.tokens
-    for _, scope in ipairs(scopes) do
+    for _, scope in ipairs(reservation.scopes) do
         local aside, refund, cost = reservation.amount, reservation.charged, charge
         if scope.counts_tokens then
             aside, refund, cost = reservation.tokens, reservation.charged_tokens, tokens
         end
-        if before == 'released' and scope.limit and scope.spent + scope.reserved + cost > scope.limit then
+        if before == 'released' and scope.rules.limit and scope.spent + scope.reserved + cost > scope.rules.limit then
             -- What was released is no longer set aside, so that even the reserved amount may lead past a limit.
             overrun = true
         end
         scope.spent = math.min(MAX_MONEY, math.max(0, scope.spent - refund) + cost)
         if before == 'open' then scope.reserved = math.max(0, scope.reserved - aside) end
+        change(scope)
     end
     if overrun then
         -- No window: tomorrow's is another one.
-        for _, scope in ipairs(scopes) do scope.frozen = scope.frozen or not scope.is_window end
+        for _, scope in ipairs(reservation.scopes) do scope.frozen = scope.frozen or scope.rules == scope end
     end
-    save_scopes(scopes)
-    if before == 'open' then call('ZREM', P .. ':open', reservation.id) end
+    if before == 'open' then
+        if not opened[reservation.id] then closed[#closed + 1] = reservation.id end
+        opened[reservation.id] = nil
+    end
     reservation.state, reservation.charged, reservation.charged_tokens = state, charge, tokens
     reservation.overrun = overrun
-    save_reservation(reservation)
+    kept[reservation.id] = reservation
     local kind, note = note_of(state, before, overrun)
-    enter(kind, reservation.id, about, whole(reservation.amount), whole(charge), usage, note)
+    enter(kind, reservation.id, reservation.about, reservation.amount, charge, usage, note)
 end
 
 -- Nobody has settled it in time: charged in full.
@@ -145,24 +165,98 @@ end
 -- Charges a call by its usage, five counts in one string. Tokens that nobody has counted are all that were reserved.
 local function settle(reservation, charge, usage)
     local tokens = 0
-    for count in string.gmatch(usage, '%d+') do tokens = tokens + tonumber(count) end
-    if tokens == 0 or reservation.tokens == 0 then tokens = reservation.tokens end
+    if reservation.tokens > 0 then
+        for count in gmatch(usage, '%d+') do tokens = tokens + tonumber(count) end
+        if tokens == 0 then tokens = reservation.tokens end
+    end
     close(reservation, 'settled', charge, tokens, usage)
 end
 
--- A reservation as it stands now: open and overdue counts as expired, whatever else waits to be expired.
+-- A reservation as it stands now: open and overdue counts as expired, whatever else waits to be expired. It has been read.
 local function current(id)
-    local reservation = load_reservation(id)
+    local reservation = reservations[id]
     if reservation and reservation.state == 'open' and reservation.ends <= now then expire(reservation) end
     return reservation
 end
 
--- Turns overdue reservations into spending, a bounded number per call: until then they count as reserved, which the
--- limits hold against in the same way. Answers their ids, and 1 when more may be due.
-local function expire_due()
+-- Reads reservations, also those that are overdue, and the scopes that all of them or their callers need, and turns what
+-- is overdue into spending, a bounded number per call: until then it counts as reserved, which the limits hold against in
+-- the same way. Answers the ids of what was overdue, and 1 when more may be.
+local function begin(ids)
     local due = call('ZRANGEBYSCORE', P .. ':open', '-inf', at, 'LIMIT', 0, EXPIRED_PER_CALL)
+    if #due > 0 then read_reservations(due) end
+    if ids then read_reservations(ids) end
+    read_scopes()
     for _, id in ipairs(due) do
-        if not current(id) then call('ZREM', P .. ':open', id) end
+        if not current(id) then closed[#closed + 1] = id end
     end
     return due, #due == EXPIRED_PER_CALL and 1 or 0
+end
+
+-- A command with many values, as many at a time as Lua can pass on.
+local function send(command, key, values)
+    for first = 1, #values, MOST_VALUES do
+        local last = math.min(#values, first + MOST_VALUES - 1)
+        if key then
+            call(command, key, unpack(values, first, last))
+        else
+            call(command, unpack(values, first, last))
+        end
+    end
+end
+
+-- The record: a stream with an item per entry, and one per job whose items name ids of entries, ascending throughout.
+local function write_entries()
+    local jobs, id = {}, call('INCRBY', P .. ':entry', #entries / 2) - #entries / 2
+    for i = 1, #entries, 2 do
+        id = id + 1
+        call('XADD', P .. ':entries', whole(id) .. '-0', 'entry', entries[i + 1])
+        local job = match(entries[i], '^[^\n]+')
+        if job then
+            local ids = jobs[job] or {}
+            jobs[job], ids[#ids + 1] = ids, whole(id)
+        end
+    end
+    for job, ids in pairs(jobs) do
+        call('XADD', P .. ':entries:' .. job, ids[1] .. '-0', 'entries', table.concat(ids, ' '))
+    end
+end
+
+-- Writes everything down that has changed. What is closed comes first: removing is what a server with full memory lets
+-- through, and then the rest as well, so that calls can always be settled.
+local function write_down()
+    send('ZREM', P .. ':open', closed)
+    local values = {}
+    for name, scope in pairs(changed) do
+        local rules = '- 0 0'
+        if scope.rules == scope then
+            rules = (scope.limit and whole(scope.limit) or '-') .. ' ' .. whole(scope.hold_back)
+                .. (scope.frozen and ' 1' or ' 0')
+        end
+        values[#values + 1] = name
+        values[#values + 1] = format('%s %d %d', rules, scope.spent, scope.reserved)
+    end
+    send('HSET', P .. ':scopes', values)
+    values = {}
+    for id, reservation in pairs(kept) do
+        values[#values + 1] = P .. ':reservation:' .. id
+        values[#values + 1] = format('%s %d %d %d %d %d %d\n%s', reservation.state, reservation.amount,
+            reservation.tokens, reservation.charged, reservation.charged_tokens, reservation.overrun and 1 or 0,
+            reservation.ends, reservation.rest)
+    end
+    send('MSET', nil, values)
+    values = {}
+    for id, ends in pairs(opened) do
+        values[#values + 1] = ends
+        values[#values + 1] = id
+    end
+    send('ZADD', P .. ':open', values)
+    if #entries > 0 then write_entries() end
+end
+
+-- The balance that a change of a scope was answered with, for whoever asks again.
+local function write_adjustment(request, became)
+    local limit, spent, reserved, held_back, frozen = unpack(became)
+    call('HSET', P .. ':adjustment:' .. request, 'limit', limit, 'spent', spent, 'reserved', reserved,
+        'hold_back', held_back, 'frozen', frozen)
 end

@@ -1,3 +1,5 @@
 -- A scope's present state. ARGV: now, epoch, scope. Answers 1 when more may be due to expire, and the balance.
-local _, more = expire_due()
-return { more, balance(load_scopes({ ARGV[3] })[1]) }
+local _, more = begin()
+local answer = { more, balance(scope_of(ARGV[3])) }
+write_down()
+return answer
