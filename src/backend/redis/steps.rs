@@ -5,6 +5,7 @@
 //! caller who is alone asks at once and by itself. Nobody may ever wait for company, and no caller's step may be lost or
 //! answered because of another's: each is idempotent by its id, so a script that is repeated does nothing twice.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use redis::Value;
@@ -39,6 +40,24 @@ pub(super) struct Steps {
     orders: mpsc::Sender<Order>,
     /// Held while a script is under way.
     turn: Arc<Semaphore>,
+    /// How many wait: while anybody does, nobody goes first.
+    waiting: AtomicUsize,
+}
+
+/// One who waits.
+struct Waiter<'a>(&'a AtomicUsize);
+
+impl<'a> Waiter<'a> {
+    fn of(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The other end of [`Steps`], to be served by [`run`].
@@ -52,14 +71,16 @@ impl Steps {
     pub(super) fn new() -> (Self, Gathered) {
         let (sender, orders) = mpsc::channel(GATHERING);
         let turn = Arc::new(Semaphore::new(1));
-        (Self { orders: sender, turn: Arc::clone(&turn) }, Gathered { orders, turn })
+        (Self { orders: sender, turn: Arc::clone(&turn), waiting: AtomicUsize::new(0) }, Gathered { orders, turn })
     }
 }
 
 impl Store {
     /// Makes one step and answers what the script says to it.
     pub(super) async fn step(&self, step: Step) -> Result<Reply, BackendError> {
-        let answer = if let Ok(_turn) = self.steps.turn.try_acquire() {
+        let answer = if self.steps.waiting.load(Ordering::Relaxed) == 0
+            && let Ok(_turn) = self.steps.turn.try_acquire()
+        {
             self.make(&[step.as_slice()]).await?.pop()
         } else {
             Some(self.gather(step).await?)
@@ -69,6 +90,7 @@ impl Store {
 
     /// Waits with others for the script that is under way, and then for that which makes their steps.
     async fn gather(&self, step: Step) -> Result<Value, BackendError> {
+        let _waiter = Waiter::of(&self.steps.waiting);
         let (answer, outcome) = oneshot::channel();
         let waiting = async {
             self.steps.orders.send(Order { step, answer }).await.ok()?;

@@ -7,13 +7,18 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use codeswarm::backend::{Acquired, BackendError, Condition, Expected, LockMode, LockRequest, Write};
-use codeswarm::protocol::Priority;
+use codeswarm::backend::{
+    Acquired, Adjustment, BackendError, Condition, EntryFilter, Expected, Ledger, LockMode, LockRequest, Scope,
+    Settlement, Write,
+};
+use codeswarm::protocol::{FeatureId, JobId, Priority, Usage};
+use futures_util::future::join_all;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use super::ledger::request;
 use crate::support::share;
-use crate::support::stores::{TestBackend, instance, s};
+use crate::support::stores::{TestBackend, agent, instance, job, s, usd};
 
 /// One random step on locks. Few owners and resources, so that queues and cycles are common.
 #[derive(Debug, Clone)]
@@ -190,4 +195,109 @@ async fn stress_state_answers_random_commits_alike() {
             });
         });
     });
+}
+
+/// A step of the money: what, a reservation, scopes as bits, money, tokens, a lease.
+type Spend = (u8, u8, u8, u64, u64, u64);
+
+/// All scopes that a call can fall in, each with a limit that holds for a few calls at once.
+fn scopes() -> Vec<(Scope, u64)> {
+    let slice = Scope::Slice(job("j"), FeatureId::new("f").unwrap());
+    let agents = Scope::Agent(job("j"), agent("coder"));
+    vec![
+        (Scope::Job(job("j")), 4_000),
+        (Scope::Account, 9_000),
+        (slice, 1_500),
+        (agents, 2_000),
+        (Scope::JobTokens(job("j")), 3_000),
+        (Scope::Job(job("k")), 3_000),
+    ]
+}
+
+async fn spend(ledger: &dyn Ledger, (what, id, scopes_in, money, tokens, lease): Spend) -> String {
+    let id = format!("r{id}");
+    match what {
+        0..5 => {
+            let chosen = scopes().into_iter().enumerate().filter(|(place, _)| scopes_in & (1 << place) != 0);
+            let chosen: Vec<Scope> = chosen.map(|(_, (scope, _))| scope).collect();
+            let mut asked = request(&id, &chosen, money);
+            (asked.tokens, asked.lease, asked.may_use_hold_back) = (tokens, s(lease), what == 0);
+            format!("{:?}", ledger.reserve(asked).await)
+        }
+        5..9 => {
+            let usage = Usage { input: tokens / 2, output: tokens, ..Usage::default() };
+            format!("{:?}", ledger.settle(&id, Settlement { amount: usd(money), usage }).await)
+        }
+        _ => format!("{:?}", ledger.release(&id).await),
+    }
+}
+
+/// Gives both twins limits, or more of them.
+async fn grant(twins: [&dyn Ledger; 2], nth: usize) {
+    for ledger in twins {
+        for (scope, limit) in scopes() {
+            let (first, kept) = (Adjustment::SetLimit(Some(usd(limit))), Adjustment::HoldBack(usd(100)));
+            let adjustments = if nth == 0 { [first, kept] } else { [Adjustment::TopUp(usd(2_000)), Adjustment::Thaw] };
+            for (which, adjustment) in adjustments.into_iter().enumerate() {
+                ledger.adjust(&format!("{nth}-{which}-{scope}"), &scope, adjustment).await.unwrap();
+            }
+        }
+    }
+}
+
+/// The same entries, but for their ids: what expires in one moment has no order.
+async fn compare_entries(twins: [&dyn Ledger; 2], of_job: Option<JobId>) {
+    let filter = EntryFilter { job: of_job, limit: 1_000_000, ..EntryFilter::default() };
+    let [one, other] = twins.map(async |ledger| {
+        let mut entries = ledger.entries(filter.clone()).await.unwrap();
+        assert!(entries.is_sorted_by_key(|entry| entry.id));
+        entries.iter_mut().for_each(|entry| entry.id = 0);
+        entries.sort_by(|one, other| {
+            (one.at, &one.reservation, one.charged).cmp(&(other.at, &other.reservation, other.charged))
+        });
+        entries
+    });
+    assert_eq!(one.await, other.await);
+    // A page may begin in the middle of what one script has written.
+    let first = twins[1].entries(EntryFilter { limit: 33, ..filter.clone() }).await.unwrap();
+    let after = first.last().unwrap().id;
+    let rest = twins[1].entries(EntryFilter { after, limit: 50, ..filter.clone() }).await.unwrap();
+    let all = twins[1].entries(EntryFilter { limit: 83, ..filter }).await.unwrap();
+    assert_eq!([first, rest].concat(), all);
+}
+
+/// Callers who come at the same time are answered as if they had come one after the other, whatever the others ask for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stress_steps_of_money_that_are_made_together_are_answered_as_if_made_one_by_one() {
+    let (twins, handle) = (twins().await, tokio::runtime::Handle::current());
+    let [one_by_one, together] = twins.each_ref().map(|twin| &*twin.backend.ledger);
+    let spends = (0..11_u8, any::<u8>(), 1..64_u8, 0..600_u64, 0..400_u64, 1..30_u64);
+    let bursts = proptest::collection::vec(proptest::collection::vec(spends, 1..=80), share(120, 2_000));
+    let test = async |bursts: Vec<Vec<Spend>>| {
+        let mut granted = 0;
+        for (nth, burst) in bursts.iter().enumerate() {
+            if nth % 10 == 0 {
+                grant([one_by_one, together], nth).await;
+            }
+            let mut expected = Vec::new();
+            for step in burst {
+                expected.push(spend(one_by_one, *step).await);
+            }
+            let answers = join_all(burst.iter().map(|step| spend(together, *step))).await;
+            granted += answers.iter().filter(|answer| *answer == "Ok(Granted)").count();
+            assert_eq!(answers, expected, "burst {nth}: {burst:?}");
+            for twin in &twins {
+                twin.pass(s(7)).await;
+            }
+            for (scope, _) in scopes() {
+                let (one, other) = (one_by_one.balance(&scope).await, together.balance(&scope).await);
+                assert_eq!(one.unwrap(), other.unwrap(), "{scope} after burst {nth}");
+            }
+        }
+        assert!(granted > bursts.len() * 3, "only {granted} grants: the steps no longer try what they should");
+        for of_job in [None, Some(job("j"))] {
+            compare_entries([one_by_one, together], of_job).await;
+        }
+    };
+    tokio::task::block_in_place(|| run(&bursts, |bursts| handle.block_on(test(bursts))));
 }

@@ -10,7 +10,7 @@ local VALUES = { reserve = 10, settle = 4, release = 2 }
 local steps, answers = {}, {}
 
 function steps.reserve(id, amount, tokens, lease, may_use_held_back, owner, about, listed, needs_limit)
-    if reservations[id] then return { 1 } end
+    if books.reservations[id] then return { 1 } end
     amount, tokens = tonumber(amount), tonumber(tokens)
     local list = scopes_of(listed)
     for i, scope in ipairs(list) do
@@ -21,8 +21,8 @@ function steps.reserve(id, amount, tokens, lease, may_use_held_back, owner, abou
         if rules.limit then
             local held_back = may_use_held_back == '1' and 0 or rules.hold_back
             local available = math.max(0, rules.limit - scope.spent - scope.reserved - held_back)
-            if asked > available then return { 2, i - 1, whole(available) } end
-        elseif string.sub(needs_limit, i, i) == '!' then
+            if asked > available then return { 2, i - 1, format('%d', available) } end
+        elseif sub(needs_limit, i, i) == '!' then
             return { 2, i - 1, 0 }
         end
     end
@@ -34,12 +34,12 @@ function steps.settle(id, amount, usage)
     local reservation = current(id)
     if not reservation then return {} end
     if reservation.state ~= 'settled' then settle(reservation, tonumber(amount), usage) end
-    return { whole(reservation.charged), reservation.overrun and 1 or 0 }
+    return { format('%d', reservation.charged), reservation.overrun }
 end
 
 function steps.release(id)
     local reservation = current(id)
-    if reservation and reservation.state == 'open' then close(reservation, 'released', 0, 0) end
+    if reservation and reservation.state == 'open' then close(reservation, 'released', 0, 0, '') end
     return {}
 end
 
