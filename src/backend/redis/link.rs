@@ -137,11 +137,20 @@ impl Links {
     /// Sends `request` and answers what the server says, repeating it while the server cannot answer and there is time:
     /// every script is idempotent, so that a lost answer does no harm.
     pub(super) async fn ask<'a>(&self, request: impl Into<Request<'a>>) -> Result<Value, BackendError> {
-        let request = request.into();
+        let next = || self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len();
+        self.ask_on(next, request.into()).await
+    }
+
+    /// The same, always on one connection: what is asked later is answered later, as long as that connection is well.
+    pub(super) async fn ask_in_order<'a>(&self, request: impl Into<Request<'a>>) -> Result<Value, BackendError> {
+        self.ask_on(|| 0, request.into()).await
+    }
+
+    async fn ask_on(&self, slot: impl Fn() -> usize, request: Request<'_>) -> Result<Value, BackendError> {
         let deadline = Instant::now() + self.patience;
         let mut pauses = Pauses(PAUSES.0);
         loop {
-            let (slot, number, mut connection) = self.connection(deadline, &mut pauses).await?;
+            let (slot, number, mut connection) = self.connection(slot(), deadline, &mut pauses).await?;
             let error = match timeout_at(deadline, request.send(&mut connection)).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(error)) => error,
@@ -162,13 +171,14 @@ impl Links {
         }
     }
 
-    /// The next connection in turn, made if need be.
+    /// A connection, made if need be.
     async fn connection(
         &self,
+        slot: usize,
         deadline: Instant,
         pauses: &mut Pauses,
     ) -> Result<(&Slot, u64, MultiplexedConnection), BackendError> {
-        let slot = &self.slots[self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len()];
+        let slot = &self.slots[slot];
         if let Some((number, connection)) = slot.current() {
             return Ok((slot, number, connection));
         }

@@ -1,15 +1,18 @@
 //! Steps of the money, one script for all callers of this process that wait at the same time.
 //!
 //! A script costs the server far more than one more step within it: finding the scopes, which those callers share, and
-//! writing them down. So while one script is under way, whoever comes gathers, and the next script serves all of them; a
-//! caller who is alone asks at once and by itself. Nobody may ever wait for company, and no caller's step may be lost or
-//! answered because of another's: each is idempotent by its id, so a script that is repeated does nothing twice.
+//! writing them down. So while a script is under way, whoever comes gathers, and the next script serves all of them; a
+//! caller who is alone asks at once and by itself. Only when more have gathered than one script may serve do several follow
+//! one another without waiting for answers, so that they share the server's flush. Nobody may ever wait for company, and no
+//! caller's step may be lost or answered because of another's: each is idempotent by its id, so a script that is repeated
+//! does nothing twice. Steps are made in the order in which they came.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use redis::Value;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::Store;
@@ -20,6 +23,9 @@ use crate::backend::BackendError;
 
 /// Most steps of one script: one or two milliseconds of the server's time.
 const MOST_STEPS: usize = 64;
+
+/// Most scripts under way at once; together they hold as many steps as a process has calls at most, by default.
+const MOST_SCRIPTS: u32 = 4;
 
 /// Steps that may gather; callers wait for a place beyond that.
 const GATHERING: usize = 4_096;
@@ -38,8 +44,8 @@ struct Order {
 /// Where steps go.
 pub(super) struct Steps {
     orders: mpsc::Sender<Order>,
-    /// Held while a script is under way.
-    turn: Arc<Semaphore>,
+    /// One per script that may be under way.
+    ways: Arc<Semaphore>,
     /// How many wait: while anybody does, nobody goes first.
     waiting: AtomicUsize,
 }
@@ -63,15 +69,15 @@ impl Drop for Waiter<'_> {
 /// The other end of [`Steps`], to be served by [`run`].
 pub(super) struct Gathered {
     orders: mpsc::Receiver<Order>,
-    turn: Arc<Semaphore>,
+    ways: Arc<Semaphore>,
 }
 
 impl Steps {
     /// Both ends.
     pub(super) fn new() -> (Self, Gathered) {
         let (sender, orders) = mpsc::channel(GATHERING);
-        let turn = Arc::new(Semaphore::new(1));
-        (Self { orders: sender, turn: Arc::clone(&turn), waiting: AtomicUsize::new(0) }, Gathered { orders, turn })
+        let ways = Arc::new(Semaphore::new(MOST_SCRIPTS as usize));
+        (Self { orders: sender, ways: Arc::clone(&ways), waiting: AtomicUsize::new(0) }, Gathered { orders, ways })
     }
 }
 
@@ -79,8 +85,9 @@ impl Store {
     /// Makes one step and answers what the script says to it.
     pub(super) async fn step(&self, step: Step) -> Result<Reply, BackendError> {
         let answer = if self.steps.waiting.load(Ordering::Relaxed) == 0
-            && let Ok(_turn) = self.steps.turn.try_acquire()
+            && let Ok(all) = Arc::clone(&self.steps.ways).try_acquire_many_owned(MOST_SCRIPTS)
         {
+            let _way = one_of(all);
             self.make(&[step.as_slice()]).await?.pop()
         } else {
             Some(self.gather(step).await?)
@@ -109,36 +116,61 @@ impl Store {
         for step in steps {
             call.arg(step);
         }
-        let answers: Vec<Value> = Reply::of(self.links.ask(call).await?)?.rest().collect();
+        let answers: Vec<Value> = Reply::of(self.links.ask_in_order(call).await?)?.rest().collect();
         if answers.len() == steps.len() { Ok(answers) } else { Err(unexpected(&Value::Array(answers))) }
     }
 }
 
+/// Keeps one way of all.
+fn one_of(mut all: OwnedSemaphorePermit) -> Option<OwnedSemaphorePermit> {
+    all.split(1)
+}
+
 /// Makes the steps that gather, until the stores are dropped.
 pub(super) async fn run(store: Weak<Store>, gathered: Gathered) {
-    let Gathered { mut orders, turn } = gathered;
-    let mut gathered = Vec::with_capacity(MOST_STEPS);
-    while orders.recv_many(&mut gathered, MOST_STEPS).await > 0 {
-        // Never closed.
-        let Ok(_turn) = turn.acquire().await else { return };
-        while gathered.len() < MOST_STEPS
-            && let Ok(order) = orders.try_recv()
-        {
-            gathered.push(order);
+    let Gathered { mut orders, ways } = gathered;
+    loop {
+        let mut batch = Vec::with_capacity(MOST_STEPS);
+        if orders.recv_many(&mut batch, MOST_STEPS).await == 0 {
+            return;
         }
-        gathered.retain(|order| !order.answer.is_closed());
+        let Some(way) = fill(&mut batch, &mut orders, &ways).await else { return };
         let Some(store) = store.upgrade() else { return };
-        let steps: Vec<&[String]> = gathered.iter().map(|order| order.step.as_slice()).collect();
-        if steps.is_empty() {
-            continue;
+        tokio::spawn(make_all(store, batch, way));
+    }
+}
+
+/// Waits until a script may go: a full one as soon as there is a way, any other one once none is under way.
+async fn fill(
+    batch: &mut Vec<Order>,
+    orders: &mut mpsc::Receiver<Order>,
+    ways: &Arc<Semaphore>,
+) -> Option<OwnedSemaphorePermit> {
+    let mut none_under_way = pin!(Arc::clone(ways).acquire_many_owned(MOST_SCRIPTS));
+    while batch.len() < MOST_STEPS {
+        let room = MOST_STEPS - batch.len();
+        tokio::select! {
+            biased;
+            all = &mut none_under_way => return one_of(all.ok()?),
+            count = orders.recv_many(batch, room) => if count == 0 { break },
         }
-        let answers: Vec<Answer> = match store.make(&steps).await {
-            Ok(answers) => answers.into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(error); gathered.len()],
-        };
-        for (order, answer) in gathered.drain(..).zip(answers) {
-            // Whoever no longer waits asks again under the same id, or has its lease decide.
-            let _ = order.answer.send(answer);
-        }
+    }
+    none_under_way.set(Arc::clone(ways).acquire_many_owned(1));
+    none_under_way.await.ok()
+}
+
+async fn make_all(store: Arc<Store>, mut batch: Vec<Order>, _way: OwnedSemaphorePermit) {
+    batch.retain(|order| !order.answer.is_closed());
+    if batch.is_empty() {
+        return;
+    }
+    let steps: Vec<&[String]> = batch.iter().map(|order| order.step.as_slice()).collect();
+    let answers: Vec<Answer> = match store.make(&steps).await {
+        Ok(answers) => answers.into_iter().map(Ok).collect(),
+        Err(error) => vec![Err(error); batch.len()],
+    };
+    for (order, answer) in batch.into_iter().zip(answers) {
+        // Whoever no longer waits asks again under the same id, or has its lease decide.
+        let _ = order.answer.send(answer);
     }
 }
