@@ -151,7 +151,16 @@ async fn fill(
         let room = MOST_STEPS - batch.len();
         tokio::select! {
             biased;
-            all = &mut none_under_way => return one_of(all.ok()?),
+            all = &mut none_under_way => {
+                // Whoever has just been answered often comes with the next step at once.
+                tokio::task::yield_now().await;
+                while batch.len() < MOST_STEPS
+                    && let Ok(order) = orders.try_recv()
+                {
+                    batch.push(order);
+                }
+                return one_of(all.ok()?);
+            }
             count = orders.recv_many(batch, room) => if count == 0 { break },
         }
     }
