@@ -2,255 +2,138 @@
 //!
 //! Redis answers how much is left and NATS remembers how it came to that. A reservation is in the journal before the call it
 //! pays for is made, so a journal never knows of less than was spent; a settlement follows when it can, and one that is
-//! lost leaves its reservation charged in full. Nothing here decides about money, and nothing may be granted while
-//! counters and journal are known to disagree.
+//! lost leaves its reservation charged in full. Counters and journal have the same name, and each rebuild gives them another:
+//! whoever goes by an old one is refused, and learns the new one from the journal. Nothing here decides about money, and
+//! nothing may be granted while counters and journal are known to disagree.
+
+mod books;
+mod journaled;
+mod rebuild;
+mod record;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
-use super::{
-    Adjustment, BackendError, Balance, Entry, EntryFilter, Ledger, Rebuilt, ReserveOutcome, ReserveRequest, Scope,
-    SettleOutcome, Settlement,
-};
-use crate::clock::{Clock, Timestamp};
-use crate::protocol::{MicroUsd, Usage};
+pub(super) use self::journaled::Journaled;
+pub(super) use self::record::Record;
 
-/// One step of the money.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "step")]
-pub(super) enum Record {
-    /// Money is about to be set aside.
-    Reserve {
-        /// The reservation.
-        id: String,
-        /// Names of its scopes.
-        scopes: Vec<String>,
-        /// The worst case of the call.
-        amount: MicroUsd,
-        /// The most tokens it can use, where they are counted.
-        #[serde(default, skip_serializing_if = "is_zero")]
-        tokens: u64,
-        /// When.
-        at: Timestamp,
-        /// End of its lease.
-        until: Timestamp,
-        /// Who makes the call.
-        instance: String,
-        /// For the record.
-        job: String,
-        /// For the record.
-        task: String,
-        /// For the record.
-        agent: String,
-        /// For the record.
-        model: String,
-    },
-    /// It was not set aside after all.
-    Void {
-        /// The reservation.
-        id: String,
-    },
-    /// A call was charged.
-    Settle {
-        /// The reservation.
-        id: String,
-        /// The charge.
-        amount: MicroUsd,
-        /// The tokens behind it.
-        usage: Usage,
-        /// When.
-        at: Timestamp,
-    },
-    /// Money was given back.
-    Release {
-        /// The reservation.
-        id: String,
-        /// When.
-        at: Timestamp,
-    },
-    /// A scope was changed.
-    Adjust {
-        /// The request.
-        request: String,
-        /// Name of the scope.
-        scope: String,
-        /// Its limit from then on.
-        limit: Option<MicroUsd>,
-        /// What it holds back from then on.
-        hold_back: MicroUsd,
-        /// Whether it is frozen from then on.
-        frozen: bool,
-        /// When.
-        at: Timestamp,
-        /// What changed, for people.
-        note: String,
-    },
+use super::{Adjustment, BackendError, Balance, Ledger, ReserveRequest, Scope};
+use crate::clock::{Clock, random_token};
+
+/// Begins the mark of counters that a rebuild makes anew; its token follows.
+const REBUILDING: &str = "rebuilding ";
+
+/// Begins the mark of counters that are whole, while a lost journal is begun anew from them; a token follows.
+const SEEDING: &str = "seeding ";
+
+/// Begins the mark of counters that were found to be older than what had been seen of them.
+pub(super) const ROLLED_BACK: &str = "rolled back ";
+
+/// The name of counters, or the mark on those that nobody may use.
+pub(super) fn is_mark(epoch: &str) -> bool {
+    [REBUILDING, SEEDING, ROLLED_BACK].iter().any(|mark| epoch.starts_with(mark))
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
-const fn is_zero(tokens: &u64) -> bool {
-    *tokens == 0
+/// A name that no counters ever had.
+pub(super) fn fresh_name(clock: &Clock) -> String {
+    format!("{}-{}", clock.now().0, random_token(16))
+}
+
+/// What a journal says the books are called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Name {
+    /// The name.
+    pub(super) epoch: String,
+    /// Where it is written; whoever writes another one has to know.
+    pub(super) place: u64,
 }
 
 /// Where records are kept.
 #[async_trait]
 pub(super) trait Journal: Send + Sync {
-    /// Adds a record, durably before it answers.
+    /// Adds a record, durably before it answers. After an error a reservation is not in the journal, or is taken back before
+    /// anything that is added later; any other record is written as soon as it can be.
     async fn append(&self, record: Record) -> Result<(), BackendError>;
 
-    /// Adds a record when it can; one that is lost makes the books say too much, never too little.
-    fn post(&self, record: Record);
+    /// Adds a record as soon as it can be written, in its order; one that is lost makes the books say too much, never too
+    /// little.
+    async fn note(&self, record: Record);
 
     /// Records after the page `after` (0 for all), oldest first, and the page they end with; none at the end.
     async fn read(&self, after: u64) -> Result<Option<(u64, Vec<Record>)>, BackendError>;
 
-    /// The name of the counters that this journal belongs to; `epoch` if it has none yet.
-    async fn epoch(&self, epoch: Option<&str>) -> Result<Option<String>, BackendError>;
+    /// The newest entry of the counters that the last records know of; `None` when there are no records.
+    async fn newest(&self) -> Result<Option<u64>, BackendError>;
+
+    /// What the books are called; `None` in a journal that has not been used yet.
+    async fn name(&self) -> Result<Option<Name>, BackendError>;
+
+    /// What they were called first.
+    async fn first_name(&self) -> Result<Option<String>, BackendError>;
+
+    /// Calls them `epoch`, unless somebody has named them since `place` (0: ever). Answers whether it did.
+    async fn rename(&self, epoch: &str, place: u64) -> Result<bool, BackendError>;
+}
+
+/// What counters say about themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Their name or the mark on them; `None` where there is nothing.
+    pub(super) epoch: Option<String>,
+    /// Number of their newest entry.
+    pub(super) entry: u64,
 }
 
 /// Counters that can be written anew.
+///
+/// Their steps are refused with [`BackendError::DataLost`] unless they have the name that this process goes by and at least
+/// the entries that it has seen.
 #[async_trait]
 pub(super) trait Counters: Ledger {
-    /// Goes by the counters called `epoch`; without a name by those that are there, which are made if there are none.
-    /// Answers their name.
-    async fn adopt(&self, epoch: Option<&str>) -> Result<String, BackendError>;
+    /// What is there, whatever this process goes by.
+    async fn look(&self) -> Result<Found, BackendError>;
 
-    /// Removes all counters and keeps everybody from using them. With `must_be_lost` only if they are lost already.
-    async fn clear(&self, must_be_lost: bool) -> Result<(), BackendError>;
+    /// Names counters that have no name; answers the name they have.
+    async fn first_name(&self) -> Result<String, BackendError>;
 
-    /// Does again what `records` say was done.
-    async fn replay(&self, records: &[Record]) -> Result<(), BackendError>;
+    /// Goes by the counters called `epoch`, of which `entry` is known to have been the newest entry.
+    fn go_by(&self, epoch: &str, entry: u64);
 
-    /// Lets everybody use the counters again.
-    async fn open(&self) -> Result<(), BackendError>;
-}
+    /// The name that this process goes by, empty at first, and the newest entry it has seen.
+    fn known(&self) -> (String, u64);
 
-/// A ledger whose every step is in the journal as well.
-pub(super) struct Journaled {
-    counters: Arc<dyn Counters>,
-    journal: Arc<dyn Journal>,
-    clock: Clock,
-}
+    /// Told whenever a step was refused because the counters are not those.
+    fn losses(&self) -> Arc<Notify>;
 
-impl Journaled {
-    /// Brings counters and journal together: they must belong to each other, or the counters are taken for lost.
-    pub(super) async fn join(
-        counters: Arc<dyn Counters>,
-        journal: Arc<dyn Journal>,
-        clock: Clock,
-    ) -> Result<Self, BackendError> {
-        let known = journal.epoch(None).await?;
-        let epoch = counters.adopt(known.as_deref()).await?;
-        if known.is_none() {
-            // Of two processes that are the first, one names the counters; both go by that name.
-            let holds = journal.epoch(Some(&epoch)).await?;
-            counters.adopt(holds.as_deref()).await?;
-        }
-        Ok(Self { counters, journal, clock })
-    }
+    /// [`Ledger::release`]; answers whether the money is given back, by this step or an earlier one.
+    async fn give_back(&self, id: &str) -> Result<bool, BackendError>;
 
-    fn record_of(&self, request: &ReserveRequest) -> Record {
-        let at = self.clock.now();
-        Record::Reserve {
-            id: request.id.clone(),
-            scopes: request.scopes.iter().map(ToString::to_string).collect(),
-            amount: request.amount,
-            tokens: request.tokens,
-            at,
-            until: at.after(request.lease.max(Duration::from_millis(1))),
-            instance: request.instance.to_string(),
-            job: request.job.to_string(),
-            task: request.task.to_string(),
-            agent: request.agent.to_string(),
-            model: request.model.clone(),
-        }
-    }
-}
+    /// [`Ledger::adjust`]; answers the number of its entry as well.
+    async fn change(
+        &self,
+        request: &str,
+        scope: &Scope,
+        adjustment: Adjustment,
+    ) -> Result<(Balance, u64), BackendError>;
 
-#[async_trait]
-impl Ledger for Journaled {
-    async fn reserve(&self, request: ReserveRequest) -> Result<ReserveOutcome, BackendError> {
-        let id = request.id.clone();
-        let record = self.record_of(&request);
-        // Side by side: what is written down and not granted is taken back, what is granted and not written down is not used.
-        let (outcome, written) = tokio::join!(self.counters.reserve(request), self.journal.append(record));
-        match (outcome?, written) {
-            // Not given back here when it could not be written down: the caller does that, or asks again under the same id,
-            // which is answered with the grant, and by then there must still be money behind it.
-            (ReserveOutcome::Granted, written) => written.map(|()| ReserveOutcome::Granted),
-            (refused, _) => {
-                // Before the caller may try the same id with less.
-                if let Err(error) = self.journal.append(Record::Void { id }).await {
-                    tracing::warn!(%error, "a refused reservation stays in the journal; a rebuild would count it");
-                }
-                Ok(refused)
-            }
-        }
-    }
+    /// Enters a reservation that these counters do not know, as one that was released: settling it charges it.
+    async fn enter(&self, request: &ReserveRequest) -> Result<(), BackendError>;
 
-    async fn settle(&self, id: &str, settlement: Settlement) -> Result<SettleOutcome, BackendError> {
-        let outcome = self.counters.settle(id, settlement).await?;
-        let record = Record::Settle {
-            id: id.to_owned(),
-            amount: outcome.charged,
-            usage: settlement.usage,
-            at: self.clock.now(),
-        };
-        if outcome.overrun {
-            // More than the reservation: the one settlement that a rebuild must not miss.
-            self.journal.append(record).await?;
-        } else {
-            self.journal.post(record);
-        }
-        Ok(outcome)
-    }
+    /// Puts `mark` on the counters called `found` and answers what they hold, as records of the seed `epoch`.
+    async fn carry(&self, found: &str, mark: &str, epoch: &str) -> Result<Vec<Record>, BackendError>;
 
-    async fn release(&self, id: &str) -> Result<(), BackendError> {
-        self.counters.release(id).await?;
-        self.journal.post(Record::Release { id: id.to_owned(), at: self.clock.now() });
-        Ok(())
-    }
+    /// Puts `mark` on the counters, whoever else has put one on them; with `must_be_lost` only if they are lost. Answers
+    /// whether it did.
+    async fn mark(&self, mark: &str, must_be_lost: bool) -> Result<bool, BackendError>;
 
-    async fn expire(&self) -> Result<Vec<String>, BackendError> {
-        self.counters.expire().await
-    }
+    /// Removes all counters, as long as they have `mark`.
+    async fn remove(&self, mark: &str) -> Result<(), BackendError>;
 
-    async fn adjust(&self, request: &str, scope: &Scope, adjustment: Adjustment) -> Result<Balance, BackendError> {
-        let balance = self.counters.adjust(request, scope, adjustment).await?;
-        let record = Record::Adjust {
-            request: request.to_owned(),
-            scope: scope.to_string(),
-            limit: balance.limit,
-            hold_back: balance.hold_back,
-            frozen: balance.frozen,
-            at: self.clock.now(),
-            note: adjustment.note(scope),
-        };
-        self.journal.append(record).await?;
-        Ok(balance)
-    }
+    /// Does again what `records` say was done, as long as the counters have `mark`.
+    async fn replay(&self, mark: &str, records: &[Record]) -> Result<(), BackendError>;
 
-    async fn balance(&self, scope: &Scope) -> Result<Balance, BackendError> {
-        self.counters.balance(scope).await
-    }
-
-    async fn entries(&self, filter: EntryFilter) -> Result<Vec<Entry>, BackendError> {
-        self.counters.entries(filter).await
-    }
-
-    async fn rebuild(&self, even_if_whole: bool) -> Result<Option<Rebuilt>, BackendError> {
-        self.counters.clear(!even_if_whole).await?;
-        let mut rebuilt = Rebuilt::default();
-        let mut after = 0;
-        while let Some((page, records)) = self.journal.read(after).await? {
-            after = page;
-            rebuilt.records += records.len() as u64;
-            self.counters.replay(&records).await?;
-        }
-        self.counters.open().await?;
-        Ok(Some(rebuilt))
-    }
+    /// Gives the counters that have `mark` the name `epoch`; `above` every number that anybody has seen of earlier ones.
+    async fn open(&self, mark: &str, epoch: &str, above: u64) -> Result<(), BackendError>;
 }

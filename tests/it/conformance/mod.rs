@@ -193,4 +193,4 @@ macro_rules! conformance {
 conformance!(embedded, crate::support::stores::TestBackend::embedded: broker events artifacts state ledger cases expiry model locks rates);
 conformance!(redis, crate::support::stores::TestBackend::redis: state ledger cases expiry model locks rates);
 conformance!(distributed, crate::support::stores::TestBackend::distributed: broker events artifacts);
-conformance!(journaled, crate::support::stores::TestBackend::journaled: ledger cases expiry);
+conformance!(journaled, crate::support::stores::TestBackend::journaled: ledger cases expiry model);
