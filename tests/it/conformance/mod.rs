@@ -19,7 +19,18 @@ mod rates;
 mod state;
 mod twins;
 
+use codeswarm::backend::{BackendError, Ledger, ReserveOutcome, Scope};
+
 pub(crate) use ledger::request as reservation;
+
+/// Waits until the ledger's journal, if it has one, holds every step of this process: a record that is waited for is written
+/// after all that were noted before it.
+pub(crate) async fn write_down(ledger: &dyn Ledger) -> Result<(), BackendError> {
+    let unknown = Scope::Job(crate::support::stores::job("unknown"));
+    let outcome = ledger.reserve(reservation("nobody's", &[unknown], 1)).await?;
+    assert!(matches!(outcome, ReserveOutcome::Refused { .. }), "{outcome:?}");
+    Ok(())
+}
 
 macro_rules! conformance {
     ($backend:ident, $open:path: $($room:ident)+) => {

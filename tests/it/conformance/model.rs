@@ -19,6 +19,7 @@ use proptest::sample::Index;
 use proptest::test_runner::TestCaseResult;
 
 use super::ledger::request;
+use super::write_down;
 use crate::support::properties::{cases, check};
 use crate::support::stores::{Crash, TestBackend, agent, job, s, usd};
 
@@ -195,19 +196,28 @@ impl Model {
         self.held.values().any(|one| one.state == State::Open && one.until <= now)
     }
 
+    /// Moves what a reservation holds from what is set aside to what is spent, or back.
+    fn turn(&mut self, id: u8, state: State) {
+        let held = self.held[&id].clone();
+        for scope in &held.scopes {
+            let (balance, cost) = (self.scope(scope), held.cost.of(scope));
+            let (from, to) = match state {
+                State::Expired => (&mut balance.reserved, &mut balance.spent),
+                _ => (&mut balance.spent, &mut balance.reserved),
+            };
+            (from.0, to.0) = (from.0 - cost, to.0 + cost);
+        }
+        self.held.insert(id, Held { state, ..held });
+    }
+
+    fn ids(&self, is_meant: impl Fn(&Held) -> bool) -> Vec<u8> {
+        self.held.iter().filter(|(_, one)| is_meant(one)).map(|(id, _)| *id).collect()
+    }
+
     /// Charges what is open and due; answers the ids in their order.
     fn expire(&mut self, now: Timestamp) -> Vec<String> {
-        let due = self.held.iter().filter(|(_, one)| one.state == State::Open && one.until <= now);
-        let due: Vec<u8> = due.map(|(id, _)| *id).collect();
-        for id in &due {
-            let held = self.held[id].clone();
-            for scope in &held.scopes {
-                let balance = self.scope(scope);
-                balance.reserved.0 -= held.cost.of(scope);
-                balance.spent.0 += held.cost.of(scope);
-            }
-            self.held.insert(*id, Held { state: State::Expired, ..held });
-        }
+        let due = self.ids(|one| one.state == State::Open && one.until <= now);
+        due.iter().for_each(|id| self.turn(*id, State::Expired));
         let mut names: Vec<String> = due.iter().map(u8::to_string).collect();
         names.sort();
         names
@@ -295,17 +305,8 @@ impl Model {
 
     /// What a journal tells of: everything but that leases were over, which the next step finds out again.
     fn rebuild(&mut self) {
-        let expired: Vec<u8> =
-            self.held.iter().filter(|(_, one)| one.state == State::Expired).map(|(id, _)| *id).collect();
-        for id in expired {
-            let held = self.held[&id].clone();
-            for scope in &held.scopes {
-                let balance = self.scope(scope);
-                balance.spent.0 -= held.cost.of(scope);
-                balance.reserved.0 += held.cost.of(scope);
-            }
-            self.held.insert(id, Held { state: State::Open, ..held });
-        }
+        let expired = self.ids(|one| one.state == State::Expired);
+        expired.iter().for_each(|id| self.turn(*id, State::Open));
     }
 
     fn adjust(&mut self, request: u8, scope: &Scope, adjustment: Adjustment) -> Balance {
@@ -342,20 +343,13 @@ async fn insist<T>(step: impl AsyncFn() -> Result<T, BackendError>) -> Result<T,
     step().await
 }
 
-/// Waits until the journal, if there is one, holds every step: a record is written after all that were before it.
-async fn write_down(ledger: &dyn Ledger) {
-    let unknown = request("nobody's", &[Scope::Job(job("unknown"))], 1);
-    let outcome = insist(async || ledger.reserve(unknown.clone()).await).await.unwrap();
-    assert!(matches!(outcome, ReserveOutcome::Refused { .. }), "{outcome:?}");
-}
-
-/// Makes the books anew; answers whether they have a journal to be made from.
-async fn rebuild(ledger: &dyn Ledger, test: &TestBackend, lost: bool) -> bool {
+/// Makes the books anew, if they have a journal to be made from.
+async fn rebuild(ledger: &dyn Ledger, model: &mut Model, test: &TestBackend, lost: bool) {
     if test.nats.is_none() {
         assert_eq!(ledger.rebuild(true).await.unwrap(), None, "books that have no journal stay as they are");
-        return false;
+        return;
     }
-    write_down(ledger).await;
+    insist(async || write_down(ledger).await).await.unwrap();
     if lost {
         test.wipe_counters();
         let refused = ledger.balance(&Scope::Account).await;
@@ -363,7 +357,7 @@ async fn rebuild(ledger: &dyn Ledger, test: &TestBackend, lost: bool) -> bool {
     }
     let rebuilt = insist(async || ledger.rebuild(!lost).await).await.unwrap();
     assert!(rebuilt.is_some_and(|rebuilt| rebuilt.records > 0), "{rebuilt:?}");
-    true
+    model.rebuild();
 }
 
 /// Runs one step on both and compares.
@@ -406,11 +400,7 @@ async fn compare(ledger: &dyn Ledger, model: &mut Model, test: &TestBackend, ste
             turned.sort();
             prop_assert_eq!(turned, due);
         }
-        Step::Rebuild { lost } => {
-            if rebuild(ledger, test, lost).await {
-                model.rebuild();
-            }
-        }
+        Step::Rebuild { lost } => rebuild(ledger, model, test, lost).await,
         Step::Advance { .. } => {}
     }
     Ok(())
@@ -452,7 +442,7 @@ async fn walk(test: &mut TestBackend, sequence: &Sequence) -> TestCaseResult {
             if test.nats.is_some() {
                 // What a dying process has not written down is charged in full; the model knows of no such thing.
                 model.expire(test.clock.now());
-                write_down(&*test.backend.ledger).await;
+                write_down(&*test.backend.ledger).await.unwrap();
             }
             if test.crash(how).await {
                 model.expire(Timestamp(i64::MAX));

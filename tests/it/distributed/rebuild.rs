@@ -159,10 +159,14 @@ fn doctor_adds_up_features_agent_types_and_tokens_and_compares_the_counters_with
     let key = "codeswarm:{budget}:scopes";
     let log = cluster.log(&backend, &id);
     let feature = log.iter().find_map(|recorded| match &recorded.event {
-        Event::TaskSucceeded { task, .. } => task.as_str().strip_prefix("plan/").map(str::to_owned),
+        Event::TaskSucceeded { task, .. } => task.as_str().strip_prefix("feature/").map(str::to_owned),
         _ => None,
     });
-    let parts = [format!("slice:{}", feature.expect("a feature was planned")), "agent:planner".into(), "tokens".into()];
+    let parts = [
+        format!("slice:{}", feature.expect("a feature was planned")),
+        "agent:coordinator-planner".into(),
+        "tokens".into(),
+    ];
     let client = redis::Client::open(cluster.redis.url()).unwrap();
     let mut connection = client.get_connection().unwrap();
     let mut set = |scope: &str, value: &str| {

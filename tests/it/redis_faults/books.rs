@@ -11,6 +11,7 @@ use codeswarm::error::Coded;
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::conformance::write_down;
 use crate::support::servers::nats::NatsServer;
 use crate::support::servers::wire::Wire;
 use crate::support::stores::TestBackend;
@@ -27,12 +28,6 @@ async fn counts(ledger: &dyn Ledger) -> (u64, u64) {
 
 fn is_lost<T: std::fmt::Debug>(outcome: &Result<T, BackendError>) -> bool {
     matches!(outcome, Err(BackendError::DataLost { .. }))
-}
-
-/// What a process posts without waiting is written before what it writes and waits for.
-async fn write_down(ledger: &dyn Ledger) {
-    let unknown = reservation("nobody's", &[Scope::Job(job("unknown"))], 1);
-    assert!(matches!(ledger.reserve(unknown).await.unwrap(), ReserveOutcome::Refused { .. }));
 }
 
 async fn sum_of_entries(ledger: &dyn Ledger) -> (u64, u64) {
@@ -66,7 +61,7 @@ async fn case_24_of_several_rebuilds_at_once_the_last_one_alone_opens_the_books_
         });
     }
     calls.join_all().await;
-    write_down(&*ledger).await;
+    write_down(&*ledger).await.unwrap();
     let before = counts(&*ledger).await;
     assert_eq!(before, (2_100, 3_000));
     let mut overtaken = 0;
@@ -127,7 +122,7 @@ async fn case_24_what_is_refused_while_the_books_are_lost_is_not_on_the_rebuilt_
     reserve(&*ledger, "spent", 100).await.unwrap();
     settle(&*ledger, "spent", 60).await.unwrap();
     assert_eq!(reserve(&*ledger, "open", 50).await.unwrap(), ReserveOutcome::Granted);
-    write_down(&*ledger).await;
+    write_down(&*ledger).await.unwrap();
     // Some are under way when the books are lost, many more come after that, and come again.
     let mut asking = JoinSet::new();
     for number in 0..300 {
@@ -198,7 +193,7 @@ async fn case_24_counters_older_than_their_journal_are_refused_by_a_fresh_proces
     let copy = test.servers[0].back_up();
     assert_eq!(eventually(|| reserve(&*ledger, "b", 30)).await, ReserveOutcome::Granted);
     settle(&*ledger, "b", 20).await.unwrap();
-    write_down(&*ledger).await;
+    write_down(&*ledger).await.unwrap();
     test.servers[0].restore(&copy);
 
     let fresh = test.another("fresh").await;
@@ -249,7 +244,7 @@ async fn case_24_a_lost_journal_is_begun_anew_from_the_counters_while_others_go_
     // Who was there before learns the new name, and its steps are in the new journal.
     assert_eq!(eventually(|| reserve(&*ledger, "b", 30)).await, ReserveOutcome::Granted);
     assert_eq!(settle(&*ledger, "b", 11).await.unwrap(), 11);
-    write_down(&*ledger).await;
+    write_down(&*ledger).await.unwrap();
     test.servers[0].command("FLUSHALL");
     one.ledger.rebuild(false).await.unwrap().expect("a journal");
     let rebuilt = balance(&*another.ledger).await;
@@ -296,7 +291,7 @@ async fn case_24_a_grant_whose_record_came_after_the_rebuild_had_read_the_journa
     // Not its first, which asks for the books before it writes anything.
     reserve(&*slow.ledger, "first", 1).await.unwrap();
     slow.ledger.release("first").await.unwrap();
-    write_down(&*slow.ledger).await;
+    write_down(&*slow.ledger).await.unwrap();
     wire.hold(true);
     let asking = tokio::spawn({
         let ledger = slow.ledger.clone();
