@@ -11,7 +11,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
-use redis::Value;
+use redis::{ScriptInvocation, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -110,13 +110,24 @@ impl Store {
         }
     }
 
+    /// Makes each step in a script of its own.
+    async fn make_each(&self, steps: &[&[String]]) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(steps.len());
+        for step in steps {
+            let answer = self.make(&[step]).await;
+            answers.push(answer.and_then(|mut answer| answer.pop().ok_or_else(|| unexpected(&Value::Nil))));
+        }
+        answers
+    }
+
     /// Makes steps in one script; as many answers as steps.
     async fn make(&self, steps: &[&[String]]) -> Result<Vec<Value>, BackendError> {
-        let mut call = self.ledger_call(&LEDGER_STEPS);
-        for step in steps {
-            call.arg(step);
-        }
-        let answers: Vec<Value> = Reply::of(self.links.ask_in_order(call).await?)?.rest().collect();
+        let fill = |call: &mut ScriptInvocation<'static>| {
+            for step in steps {
+                call.arg(step);
+            }
+        };
+        let answers: Vec<Value> = Reply::of(self.ledger_script(&LEDGER_STEPS, fill).await?)?.rest().collect();
         if answers.len() == steps.len() { Ok(answers) } else { Err(unexpected(&Value::Array(answers))) }
     }
 }
@@ -176,7 +187,9 @@ async fn make_all(store: Arc<Store>, mut batch: Vec<Order>, _way: OwnedSemaphore
     let steps: Vec<&[String]> = batch.iter().map(|order| order.step.as_slice()).collect();
     let answers: Vec<Answer> = match store.make(&steps).await {
         Ok(answers) => answers.into_iter().map(Ok).collect(),
-        Err(error) => vec![Err(error); batch.len()],
+        // What is damaged may be what one of them is about, and the script has made none.
+        Err(BackendError::Corrupt { .. }) if steps.len() > 1 => store.make_each(&steps).await,
+        Err(error) => vec![Err(error); steps.len()],
     };
     for (order, answer) in batch.into_iter().zip(answers) {
         // Whoever no longer waits asks again under the same id, or has its lease decide.

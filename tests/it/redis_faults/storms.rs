@@ -2,6 +2,9 @@
 //!
 //! The process under test is never told what happens to its server; it has to find out and go on by itself.
 
+use codeswarm::backend::Settlement;
+use codeswarm::protocol::Usage;
+
 use super::*;
 use crate::support::servers::wire::Wire;
 
@@ -239,4 +242,27 @@ async fn changes_are_heard_of_at_once_and_again_after_the_wire_was_cut() {
         assert!(quickest < Duration::from_millis(300), "{quickest:?}");
         server.command("CLIENT KILL TYPE pubsub");
     }
+}
+
+/// Callers who wait at the same time share a script; what is damaged for one of them is no other's trouble.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reservation_that_is_damaged_fails_alone() {
+    let (server, stores) = start().await;
+    let ledger = &*stores.ledger;
+    limit(ledger, 1_000).await;
+    for id in 0..30 {
+        assert_eq!(reserve(ledger, &id.to_string(), 10).await.unwrap(), ReserveOutcome::Granted);
+    }
+    server.command("SET test:{budget}:reservation:7 damaged");
+    let ids: Vec<String> = (0..30).map(|id| id.to_string()).collect();
+    let settlement = Settlement { amount: usd(4), usage: Usage::default() };
+    let outcomes = futures_util::future::join_all(ids.iter().map(|id| ledger.settle(id, settlement))).await;
+    for (id, outcome) in outcomes.into_iter().enumerate() {
+        match outcome {
+            Ok(settled) => assert_eq!((settled.charged, id == 7), (usd(4), false)),
+            Err(error) => assert!(id == 7 && matches!(error, BackendError::Corrupt { .. }), "{id}: {error}"),
+        }
+    }
+    let left = balance(ledger).await;
+    assert_eq!((left.spent, left.reserved), (usd(29 * 4), usd(10)), "what nobody can read stays set aside");
 }

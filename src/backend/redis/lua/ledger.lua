@@ -1,123 +1,143 @@
--- What the ledger's scripts share. KEYS[1] is the prefix, ARGV[2] the epoch that the caller has seen: a server that holds
--- another one, or none, has lost its data, and nothing may be counted from zero.
+-- What the ledger's scripts share. KEYS[1] is the prefix, ARGV[2] the epoch and the newest entry that the caller has seen: a
+-- server that holds another epoch, or none, or fewer entries has lost data, and nothing may be counted from there. Every
+-- answer is `told`, with the number of the newest entry.
 -- A script reads what it needs, works on it in memory and writes it down at its end, each kind of thing with one command:
--- it may serve many callers, who share their scopes, and its time goes into commands, into functions and what they capture,
--- into patterns, and into numbers that become strings and back. A script that fails has written nothing.
+-- it may serve many callers, who share their scopes, and its time goes into commands and into the values that pass between
+-- Lua and the server. So what belongs together is one string, too. A script that fails has written nothing.
 -- Amounts are whole micro-dollars, in token scopes tokens, in doubles: exact up to 2^53, and written without exponents.
-local P, call, format, match, find, sub =
-    KEYS[1], redis.call, string.format, string.match, string.find, string.sub
+-- Numbers are turned into strings here, because the server does that more slowly.
+local P, call, format, match, gmatch = KEYS[1], redis.call, string.format, string.match, string.gmatch
+local MAX_MONEY, EXPIRED_PER_CALL, MOST_VALUES = 9007199254740992, 64, 1000
 
-local epoch = call('GET', P .. ':epoch')
-if epoch ~= ARGV[2] then return redis.error_reply('DATALOST ' .. (epoch or 'none')) end
-
-local MAX_MONEY, at = 9007199254740992, format('%d', now)
--- By name, as they are now: scopes, lists of scopes, and reservations, of which those that are not there are false. Names of
--- scopes that are still to be read. And what has to be written: scopes, reservations and ends of leases by name, names of
--- reservations that are no longer open, and entries, each after its job.
-local books = {
-    scopes = {}, lists = {}, reservations = {}, unread = {}, changed = {}, kept = {}, opened = {}, closed = {}, entries = {},
-}
-
--- A scope, whose state is there once `read` has been called. A window, `account/day:2026-11-21`, has counters of its own and
--- the rules of its policy, `account/day`.
-local function scope_of(name)
-    local scope = books.scopes[name]
-    if not scope then
-        scope = { name = name, counts_tokens = name == 'tokens' or sub(name, -7) == '/tokens' }
-        books.scopes[name], books.unread[#books.unread + 1] = scope, name
-        local policy = sub(name, 1, 8) == 'account/' and match(name, '^(account/%a+):')
-        scope.rules = policy and scope_of(policy) or scope
-    end
-    return scope
+local known, seen = match(ARGV[2], '^(.*) (%d+)$')
+local epoch, newest = unpack(call('MGET', P .. ':epoch', P .. ':entry'))
+newest = tonumber(newest or '0')
+if epoch == known and newest < tonumber(seen) then
+    -- Nobody may go on with these, also who has seen less.
+    epoch = format('rolled back from %s to %d: %s', seen, newest, known)
+    call('SET', P .. ':epoch', epoch)
 end
+if epoch ~= known then return redis.error_reply('DATALOST ' .. (epoch or 'none')) end
 
--- A list of scopes by their names, a line each.
+local function told(answer) return { newest, answer } end
+
+local function whole(amount) return format('%d', amount) end
+local at = whole(now)
+
+-- Scopes and reservations by name, as they are now; reservations that are not there are false. Lists of scopes by the
+-- string that names them, a name per line.
+local scopes, reservations, lists = {}, {}, {}
+-- Names of what has to be read, and what has to be written.
+local unread, changed, kept, opened, closed, entries = {}, {}, {}, {}, {}, {}
+
+-- Splits a list of scopes whose state is read by the next `read_scopes`. A window, `account/day:2026-11-21`, has counters of
+-- its own and the rules of its policy, `account/day`.
 local function scopes_of(listed)
-    local list = books.lists[listed]
-    if not list then
-        list = {}
-        local from = 1
-        repeat
-            local to = find(listed, '\n', from, true)
-            list[#list + 1] = scope_of(sub(listed, from, to and to - 1))
-            from = to and to + 1
-        until not from
-        books.lists[listed] = list
+    local list = lists[listed]
+    if list then return list end
+    list = {}
+    local function want(name)
+        local scope = scopes[name]
+        if not scope then
+            scope = { name = name, counts_tokens = name == 'tokens' or match(name, '/tokens$') ~= nil }
+            scopes[name], unread[#unread + 1] = scope, name
+            local policy = match(name, '^(account/%a+):')
+            scope.rules = policy and want(policy) or scope
+        end
+        return scope
     end
+    for name in gmatch(listed, '[^\n]+') do list[#list + 1] = want(name) end
+    lists[listed] = list
     return list
 end
 
--- Reads reservations, and then all scopes that are still to be read, theirs among them.
--- A reservation is one string: state, amount, tokens, charge, charged tokens, overrun and end of its lease, then instance,
--- process, job, task, agent type, model and its scopes, a line each.
--- So is a scope: limit or -, what is held back, whether it is frozen, spent, reserved.
-local function read(ids)
-    local reservations, missing, keys = books.reservations, {}, {}
-    for _, id in ipairs(ids) do
-        if reservations[id] == nil then
-            reservations[id], missing[#missing + 1], keys[#keys + 1] = false, id, P .. ':reservation:' .. id
-        end
-    end
-    for i, found in ipairs(#keys > 0 and call('MGET', unpack(keys)) or {}) do
-        if found then
-            local first = find(found, '\n', 1, true)
-            local state, amount, tokens, charged, charged_tokens, overrun, ends =
-                match(sub(found, 1, first), '(%a+) (%d+) (%d+) (%d+) (%d+) (%d) (%d+)')
-            local about = find(found, '\n', find(found, '\n', first + 1, true) + 1, true)
-            local last = about
-            for _ = 1, 4 do last = find(found, '\n', last + 1, true) end
-            reservations[missing[i]] = {
-                id = missing[i], state = state, amount = tonumber(amount), tokens = tonumber(tokens),
-                charged = tonumber(charged), charged_tokens = tonumber(charged_tokens), overrun = overrun,
-                ends = tonumber(ends), rest = sub(found, first + 1), about = sub(found, about + 1, last - 1),
-                scopes = scopes_of(sub(found, last + 1)),
-            }
-        end
-    end
-    local unread = books.unread
-    for i, found in ipairs(#unread > 0 and call('HMGET', P .. ':scopes', unpack(unread)) or {}) do
-        local scope = books.scopes[unread[i]]
-        local limit, hold_back, frozen, spent, reserved = match(found or '- 0 0 0 0', '(%S+) (%d+) (%d) (%d+) (%d+)')
+local function read_scopes()
+    if #unread == 0 then return end
+    local found = call('HMGET', P .. ':scopes', unpack(unread))
+    for i, name in ipairs(unread) do
+        local scope = scopes[name]
+        local limit, hold_back, frozen, spent, reserved =
+            match(found[i] or '- 0 0 0 0', '^(%S+) (%d+) (%d) (%d+) (%d+)$')
         scope.limit, scope.hold_back, scope.frozen = tonumber(limit), tonumber(hold_back), frozen == '1'
         scope.spent, scope.reserved = tonumber(spent), tonumber(reserved)
     end
-    books.unread = {}
+    unread = {}
+end
+
+-- One scope, read at once.
+local function scope_of(name)
+    local scope = scopes_of(name)[1]
+    read_scopes()
+    return scope
+end
+
+local function change(scope) changed[scope.name] = scope end
+
+local function balance(scope)
+    local rules = scope.rules
+    return rules.limit and whole(rules.limit) or '', whole(scope.spent), whole(scope.reserved), whole(rules.hold_back),
+        rules.frozen and '1' or '0'
+end
+
+-- A reservation is one string: state, amount, tokens, charge, charged tokens, overrun and end of its lease, then instance,
+-- process, job, task, agent type, model and its scopes, a line each.
+local function read_reservations(ids)
+    local missing, keys = {}, {}
+    for _, id in ipairs(ids) do
+        if reservations[id] == nil then
+            reservations[id] = false
+            missing[#missing + 1], keys[#keys + 1] = id, P .. ':reservation:' .. id
+        end
+    end
+    if #keys == 0 then return end
+    for i, found in ipairs(call('MGET', unpack(keys))) do
+        if found then
+            local state, amount, tokens, charged, charged_tokens, overrun, ends, rest =
+                match(found, '^(%a+) (%d+) (%d+) (%d+) (%d+) (%d) (%d+)\n(.*)$')
+            local about, listed = match(rest, '^[^\n]*\n[^\n]*\n([^\n]*\n[^\n]*\n[^\n]*\n[^\n]*)\n(.*)$')
+            reservations[missing[i]] = {
+                id = missing[i], state = state, amount = tonumber(amount), tokens = tonumber(tokens),
+                charged = tonumber(charged), charged_tokens = tonumber(charged_tokens), overrun = overrun == '1',
+                ends = tonumber(ends), rest = rest, about = about, scopes = scopes_of(listed),
+            }
+        end
+    end
 end
 
 -- Adds an entry to the record: kind, time, reserved, charged and the counts of its usage in one line, then a line each of
 -- reservation, job, task, agent type, model and note. about: job, task, agent type and model, a line each.
 local function enter(kind, reservation, about, reserved, charged, usage, note)
-    local entries = books.entries
-    entries[#entries + 1] = sub(about, 1, find(about, '\n', 1, true) - 1)
-    entries[#entries + 1] = format('%s %s %d %d %s\n%s\n%s\n%s', kind, at, reserved, charged, usage, reservation, about, note)
+    entries[#entries + 1] = about
+    entries[#entries + 1] = format('%s %s %d %d %s\n%s\n%s\n%s', kind, at, reserved, charged, usage or '', reservation,
+        about, note or '')
 end
 
 -- Sets money and tokens aside, whatever the limits say. rest: everything but numbers, as it is written; about: its middle.
 local function open(id, amount, tokens, ends, rest, about, list)
     for _, scope in ipairs(list) do
         scope.reserved = math.min(MAX_MONEY, scope.reserved + (scope.counts_tokens and tokens or amount))
-        books.changed[scope.name] = scope
+        change(scope)
     end
     local reservation = {
-        id = id, state = 'open', amount = amount, tokens = tokens, charged = 0, charged_tokens = 0, overrun = '0',
+        id = id, state = 'open', amount = amount, tokens = tokens, charged = 0, charged_tokens = 0, overrun = false,
         ends = ends, rest = rest, about = about, scopes = list,
     }
-    books.reservations[id], books.kept[id], books.opened[id] = reservation, reservation, format('%d', ends)
-    enter('reserve', id, about, amount, 0, '', '')
+    reservations[id], kept[id], opened[id] = reservation, reservation, whole(ends)
+    enter('reserve', id, about, amount, 0)
 end
 
--- What the record says about a reservation that has left the state `before`.
 local function note_of(state, before, overrun)
     if state == 'released' then return 'release', '' end
     if state == 'expired' then return 'expire', 'not settled in time: charged in full' end
     if before == 'expired' then return 'settle', 'late: replaces the charge of the expiry' end
     if before == 'released' then return 'settle', 'charged although it had been released' end
-    return 'settle', overrun and 'cost more than was reserved: scopes frozen' or ''
+    if overrun then return 'settle', 'cost more than was reserved: scopes frozen' end
+    return 'settle', ''
 end
 
 -- Moves a reservation to another state with a charge, in all its scopes, and records it. Each scope counts money or tokens.
 local function close(reservation, state, charge, tokens, usage)
-    local before, id = reservation.state, reservation.id
+    local before = reservation.state
     local overrun = charge > reservation.amount or tokens > reservation.tokens
     for _, scope in ipairs(reservation.scopes) do
         local aside, refund, cost = reservation.amount, reservation.charged, charge
@@ -130,91 +150,124 @@ local function close(reservation, state, charge, tokens, usage)
         end
         scope.spent = math.min(MAX_MONEY, math.max(0, scope.spent - refund) + cost)
         if before == 'open' then scope.reserved = math.max(0, scope.reserved - aside) end
-        books.changed[scope.name] = scope
+        change(scope)
     end
     if overrun then
         -- No window: tomorrow's is another one.
         for _, scope in ipairs(reservation.scopes) do scope.frozen = scope.frozen or scope.rules == scope end
     end
     if before == 'open' then
-        if not books.opened[id] then books.closed[#books.closed + 1] = id end
-        books.opened[id] = nil
+        if not opened[reservation.id] then closed[#closed + 1] = reservation.id end
+        opened[reservation.id] = nil
     end
     reservation.state, reservation.charged, reservation.charged_tokens = state, charge, tokens
-    reservation.overrun, books.kept[id] = overrun and '1' or '0', reservation
+    reservation.overrun = overrun
+    kept[reservation.id] = reservation
     local kind, note = note_of(state, before, overrun)
-    enter(kind, id, reservation.about, reservation.amount, charge, usage, note)
+    enter(kind, reservation.id, reservation.about, reservation.amount, charge, usage, note)
+end
+
+-- Nobody has settled it in time: charged in full.
+local function expire(reservation)
+    close(reservation, 'expired', reservation.amount, reservation.tokens)
 end
 
 -- Charges a call by its usage, five counts in one string. Tokens that nobody has counted are all that were reserved.
 local function settle(reservation, charge, usage)
     local tokens = 0
     if reservation.tokens > 0 then
-        for count in string.gmatch(usage, '%d+') do tokens = tokens + tonumber(count) end
+        for count in gmatch(usage, '%d+') do tokens = tokens + tonumber(count) end
         if tokens == 0 then tokens = reservation.tokens end
     end
     close(reservation, 'settled', charge, tokens, usage)
 end
 
--- A reservation, which has been read, as it stands now: open and overdue counts as expired, charged in full because nobody
--- has settled it in time, whatever else waits to be expired.
+-- A reservation as it stands now: open and overdue counts as expired, whatever else waits to be expired. It has been read.
 local function current(id)
-    local reservation = books.reservations[id]
-    if reservation and reservation.state == 'open' and reservation.ends <= now then
-        close(reservation, 'expired', reservation.amount, reservation.tokens, '')
-    end
+    local reservation = reservations[id]
+    if reservation and reservation.state == 'open' and reservation.ends <= now then expire(reservation) end
     return reservation
 end
 
--- Reads reservations, those that are overdue, and the scopes that all of them or their callers need, and turns what is
--- overdue into spending, a bounded number per script: until then it counts as reserved, which the limits hold against in the
--- same way. Answers the ids of what was overdue, and 1 when more may be.
+-- Reads reservations, also those that are overdue, and the scopes that all of them or their callers need, and turns what
+-- is overdue into spending, a bounded number per call: until then it counts as reserved, which the limits hold against in
+-- the same way. Answers the ids of what was overdue, and 1 when more may be.
 local function begin(ids)
-    local due = call('ZRANGEBYSCORE', P .. ':open', '-inf', at, 'LIMIT', '0', '64')
-    for _, id in ipairs(due) do ids[#ids + 1] = id end
-    read(ids)
+    local due = call('ZRANGEBYSCORE', P .. ':open', '-inf', at, 'LIMIT', 0, EXPIRED_PER_CALL)
+    if #due > 0 then read_reservations(due) end
+    if ids then read_reservations(ids) end
+    read_scopes()
     for _, id in ipairs(due) do
-        if not current(id) then books.closed[#books.closed + 1] = id end
+        if not current(id) then closed[#closed + 1] = id end
     end
-    return due, #due == 64 and 1 or 0
+    return due, #due == EXPIRED_PER_CALL and 1 or 0
+end
+
+-- A command with many values, as many at a time as Lua can pass on.
+local function send(command, key, values)
+    for first = 1, #values, MOST_VALUES do
+        local last = math.min(#values, first + MOST_VALUES - 1)
+        if key then
+            call(command, key, unpack(values, first, last))
+        else
+            call(command, unpack(values, first, last))
+        end
+    end
+end
+
+-- The record: a stream with an item per entry, and one per job whose items name ids of entries, ascending throughout.
+local function write_entries()
+    newest = call('INCRBY', P .. ':entry', #entries / 2)
+    local jobs, id = {}, newest - #entries / 2
+    for i = 1, #entries, 2 do
+        id = id + 1
+        call('XADD', P .. ':entries', whole(id) .. '-0', 'entry', entries[i + 1])
+        local job = match(entries[i], '^[^\n]+')
+        if job then
+            local ids = jobs[job] or {}
+            jobs[job], ids[#ids + 1] = ids, whole(id)
+        end
+    end
+    for job, ids in pairs(jobs) do
+        call('XADD', P .. ':entries:' .. job, ids[1] .. '-0', 'entries', table.concat(ids, ' '))
+    end
 end
 
 -- Writes everything down that has changed. What is closed comes first: removing is what a server with full memory lets
 -- through, and then the rest as well, so that calls can always be settled.
--- The record is a stream with an item per entry, and one per job whose items name ids of entries, ascending throughout.
 local function write_down()
-    local values, entries = {}, books.entries
-    if #books.closed > 0 then call('ZREM', P .. ':open', unpack(books.closed)) end
-    for name, scope in pairs(books.changed) do
-        local is_window = scope.rules ~= scope
+    send('ZREM', P .. ':open', closed)
+    local values = {}
+    for name, scope in pairs(changed) do
+        local rules = '- 0 0'
+        if scope.rules == scope then
+            rules = (scope.limit and whole(scope.limit) or '-') .. ' ' .. whole(scope.hold_back)
+                .. (scope.frozen and ' 1' or ' 0')
+        end
         values[#values + 1] = name
-        values[#values + 1] = format('%s %d %d %d %d', not is_window and scope.limit and format('%d', scope.limit) or '-',
-            is_window and 0 or scope.hold_back, not is_window and scope.frozen and 1 or 0, scope.spent, scope.reserved)
+        values[#values + 1] = format('%s %d %d', rules, scope.spent, scope.reserved)
     end
-    if #values > 0 then call('HSET', P .. ':scopes', unpack(values)) end
+    send('HSET', P .. ':scopes', values)
     values = {}
-    for id, reservation in pairs(books.kept) do
+    for id, reservation in pairs(kept) do
         values[#values + 1] = P .. ':reservation:' .. id
-        values[#values + 1] = format('%s %d %d %d %d %s %d\n%s', reservation.state, reservation.amount,
-            reservation.tokens, reservation.charged, reservation.charged_tokens, reservation.overrun, reservation.ends,
-            reservation.rest)
+        values[#values + 1] = format('%s %d %d %d %d %d %d\n%s', reservation.state, reservation.amount,
+            reservation.tokens, reservation.charged, reservation.charged_tokens, reservation.overrun and 1 or 0,
+            reservation.ends, reservation.rest)
     end
-    if #values > 0 then call('MSET', unpack(values)) end
+    send('MSET', nil, values)
     values = {}
-    for id, ends in pairs(books.opened) do
+    for id, ends in pairs(opened) do
         values[#values + 1] = ends
         values[#values + 1] = id
     end
-    if #values > 0 then call('ZADD', P .. ':open', unpack(values)) end
-    if #entries == 0 then return end
-    local jobs, number = {}, call('INCRBY', P .. ':entry', #entries / 2) - #entries / 2
-    for i = 1, #entries, 2 do
-        number = number + 1
-        local job, id = entries[i], format('%d', number)
-        call('XADD', P .. ':entries', id .. '-0', 'entry', entries[i + 1])
-        if job ~= '' then jobs[job] = jobs[job] and jobs[job] .. ' ' .. id or id end
-    end
-    for job, ids in pairs(jobs) do
-        call('XADD', P .. ':entries:' .. job, match(ids, '%d+') .. '-0', 'entries', ids)
-    end
+    send('ZADD', P .. ':open', values)
+    if #entries > 0 then write_entries() end
+end
+
+-- The balance that a change of a scope was answered with, for whoever asks again.
+local function write_adjustment(request, became)
+    local limit, spent, reserved, held_back, frozen = unpack(became)
+    call('HSET', P .. ':adjustment:' .. request, 'limit', limit, 'spent', spent, 'reserved', reserved,
+        'hold_back', held_back, 'frozen', frozen)
 end

@@ -1,10 +1,10 @@
 -- A page of the record. ARGV: now, epoch, id to start from, at most how many, how many to look at, then what they have to
 -- be, each empty for anything: job, agent type, model, not before, before. Answers 1 when more may be due to expire, the id
 -- of the last entry that was looked at (empty when there are no more), and the entries.
-local _, more = begin({})
+local _, more = begin()
 write_down()
 local first, wanted, looks, job, agent, model =
-    ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8]
+    tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8]
 local since, before = tonumber(ARGV[9]), tonumber(ARGV[10])
 local answer = { more, '' }
 
@@ -17,10 +17,10 @@ end
 
 -- The ids of a job's entries. Those to start from may stand in the middle of an item.
 local function ids_of(list)
-    local ids, from = {}, call('XREVRANGE', list, first .. '-0', '-', 'COUNT', 1)[1]
+    local ids, from = {}, call('XREVRANGE', list, whole(first) .. '-0', '-', 'COUNT', 1)[1]
     for _, item in ipairs(call('XRANGE', list, from and from[1] or '-', '+', 'COUNT', looks + 1)) do
-        for id in string.gmatch(item[2][2], '%d+') do
-            if #ids < looks and tonumber(id) >= tonumber(first) then ids[#ids + 1] = id .. '-0' end
+        for id in gmatch(item[2][2], '%d+') do
+            if #ids < looks and tonumber(id) >= first then ids[#ids + 1] = id .. '-0' end
         end
     end
     return ids
@@ -28,7 +28,7 @@ end
 
 local found = {}
 if job == '' then
-    found = call('XRANGE', P .. ':entries', first .. '-0', '+', 'COUNT', looks)
+    found = call('XRANGE', P .. ':entries', whole(first) .. '-0', '+', 'COUNT', looks)
 else
     for i, id in ipairs(ids_of(P .. ':entries:' .. job)) do found[i] = call('XRANGE', P .. ':entries', id, id)[1] end
 end
@@ -42,4 +42,4 @@ for _, entry in ipairs(found) do
         end
     end
 end
-return answer
+return told(answer)

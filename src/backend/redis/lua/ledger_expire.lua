@@ -1,4 +1,5 @@
 -- Turns overdue reservations into spending. ARGV: now, epoch. Answers 1 when more may be due, and the ids.
-local due, more = begin({})
+local due, more = begin()
 write_down()
-return { more, unpack(due) }
+table.insert(due, 1, more)
+return told(due)

@@ -5,12 +5,12 @@
 --   scope that has too little and what it has; or 3 and the place of a frozen scope.
 -- settle: id, amount, the five counts of its usage as one string. Answers the charge and 1 for an overrun; or nothing for an
 --   unknown id.
--- release: id. Gives the money of an open reservation back. Answers nothing.
+-- release: id. Gives the money of an open reservation back. Answers 1 if it is given back, by this step or an earlier one.
 local VALUES = { reserve = 10, settle = 4, release = 2 }
 local steps, answers = {}, {}
 
 function steps.reserve(id, amount, tokens, lease, may_use_held_back, owner, about, listed, needs_limit)
-    if books.reservations[id] then return { 1 } end
+    if reservations[id] then return { 1 } end
     amount, tokens = tonumber(amount), tonumber(tokens)
     local list = scopes_of(listed)
     for i, scope in ipairs(list) do
@@ -21,8 +21,8 @@ function steps.reserve(id, amount, tokens, lease, may_use_held_back, owner, abou
         if rules.limit then
             local held_back = may_use_held_back == '1' and 0 or rules.hold_back
             local available = math.max(0, rules.limit - scope.spent - scope.reserved - held_back)
-            if asked > available then return { 2, i - 1, format('%d', available) } end
-        elseif sub(needs_limit, i, i) == '!' then
+            if asked > available then return { 2, i - 1, whole(available) } end
+        elseif string.sub(needs_limit, i, i) == '!' then
             return { 2, i - 1, 0 }
         end
     end
@@ -34,13 +34,13 @@ function steps.settle(id, amount, usage)
     local reservation = current(id)
     if not reservation then return {} end
     if reservation.state ~= 'settled' then settle(reservation, tonumber(amount), usage) end
-    return { format('%d', reservation.charged), reservation.overrun }
+    return { whole(reservation.charged), reservation.overrun and 1 or 0 }
 end
 
 function steps.release(id)
     local reservation = current(id)
-    if reservation and reservation.state == 'open' then close(reservation, 'released', 0, 0, '') end
-    return {}
+    if reservation and reservation.state == 'open' then close(reservation, 'released', 0, 0) end
+    return { reservation and reservation.state == 'released' and 1 or 0 }
 end
 
 local place, ids = 3, {}
@@ -57,4 +57,4 @@ while ARGV[place] do
     place = after
 end
 write_down()
-return answers
+return told(answers)
