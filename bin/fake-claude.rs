@@ -53,13 +53,17 @@ struct Arguments {
     /// Log every billed call to this file, and go on with the bill that is there.
     #[arg(long, value_name = "FILE")]
     bill: Option<PathBuf>,
-    /// Delay of every reply in milliseconds, besides its own.
+    /// Milliseconds that every call takes, besides what its line says.
     #[arg(long, value_name = "N", default_value_t = 0)]
     latency_ms: u64,
-    /// Spread the delay log-normally around that median, the same way for the same seed; also shapes --synthetic.
+    /// Share of a call's time after which its reply begins, if it is streamed; the rest is spread over the rest of the time.
+    #[arg(long, value_name = "PERCENT", default_value_t = FakeOptions::default().first_byte_percent,
+        value_parser = clap::value_parser!(u32).range(0..=100))]
+    first_byte_percent: u32,
+    /// Spread the time log-normally around that median, the same way for the same seed; also shapes --synthetic.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// With --seed: standard deviation of the logarithm of the delay; real calls lie between 0.3 and 1.
+    /// With --seed: standard deviation of the logarithm of the time; real calls lie between 0.3 and 1.
     #[arg(long, value_name = "X", default_value_t = 0.5)]
     sigma: f64,
     /// Answer 429 beyond so many requests a minute.
@@ -118,6 +122,7 @@ impl Arguments {
         FakeOptions {
             address: self.listen,
             latency: self.latency(),
+            first_byte_percent: self.first_byte_percent,
             bill_path: self.bill.clone(),
             prices: None,
             limits: RateLimits {

@@ -24,6 +24,8 @@ mod synthetic;
 #[cfg(test)]
 mod dialect_tests;
 #[cfg(test)]
+mod pace_tests;
+#[cfg(test)]
 mod tests;
 mod wire;
 mod wire_chat;

@@ -38,13 +38,19 @@ const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 /// How long [`FakeServer::stop`] waits for connections to end.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
+/// Share of a call's time after which its reply begins unless an option says otherwise: with providers it is a small one.
+const FIRST_BYTE_PERCENT: u32 = 10;
+
 /// How a server runs.
 #[derive(Debug, Clone)]
 pub struct FakeOptions {
     /// Where it listens; port 0 takes any free one.
     pub address: SocketAddr,
-    /// Delay of every reply, besides its own.
+    /// How long every call takes, besides what its reply says.
     pub latency: Latency,
+    /// Share of that time after which a streamed reply begins, in percent; the rest of the stream is spread over the rest of
+    /// the time. Whatever is not streamed comes whole at the end.
+    pub first_byte_percent: u32,
     /// Where billed calls are logged; a bill that is already there is continued.
     pub bill_path: Option<PathBuf>,
     /// Prices to bill by; the built-in ones when `None`.
@@ -62,6 +68,7 @@ impl Default for FakeOptions {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             latency: Latency::None,
+            first_byte_percent: FIRST_BYTE_PERCENT,
             bill_path: None,
             prices: None,
             limits: RateLimits::default(),
@@ -91,6 +98,7 @@ pub(super) struct Queue {
 pub(super) struct Shared {
     pub(super) queues: HashMap<Arc<str>, Queue>,
     pub(super) latency: Latency,
+    pub(super) first_byte_percent: u32,
     pub(super) prices: Arc<PriceTable>,
     pub(super) bill: BillKeeper,
     pub(super) cache: Mutex<PromptCache>,
@@ -121,6 +129,7 @@ impl FakeServer {
         let shared = Arc::new(Shared {
             queues: script.replies.into_iter().map(|(key, replies)| (key, queue(replies))).collect(),
             latency: options.latency,
+            first_byte_percent: options.first_byte_percent,
             prices,
             bill,
             cache: Mutex::default(),
