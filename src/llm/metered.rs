@@ -96,6 +96,13 @@ impl Metered {
         self
     }
 
+    /// The same, letting the calls pass through `gate` first, so that one of many warms the provider's cache.
+    #[must_use]
+    pub fn warmed_by(mut self, gate: WarmGate) -> Self {
+        self.warm = gate;
+        self
+    }
+
     /// The treasurer that pays.
     #[must_use]
     pub const fn treasurer(&self) -> &Treasurer {
