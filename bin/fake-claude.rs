@@ -29,7 +29,8 @@ JSON (DELETE starts again). Any key is accepted. Prices are those of `codeswarm 
 Examples:
   fake-claude --synthetic 6x4 --latency-ms 800 --seed 1      a whole made-up job, with delays like real ones
   fake-claude --script replies.jsonl --bill bill.jsonl       recorded replies (codeswarm run --record FILE)
-  fake-claude --synthetic 20x5 --requests-per-minute 100 --concurrency-limit 20";
+  fake-claude --synthetic 20x5 --requests-per-minute 100 --concurrency-limit 20
+  fake-claude --synthetic 6x4 --count-fault status-429       for llm.count_tokens = true";
 
 /// Answers the Anthropic Messages API and OpenAI chat completions on this machine, for free.
 #[derive(Debug, Parser)]
@@ -78,6 +79,9 @@ struct Arguments {
     /// Answer 429 beyond so many calls at once.
     #[arg(long, value_name = "N")]
     concurrency_limit: Option<usize>,
+    /// Let every count of tokens go wrong in this way (--faults lists them; those that only a reply can have do nothing).
+    #[arg(long, value_name = "FAULT", value_parser = fault)]
+    count_fault: Option<Fault>,
     /// Accept calls without a key, as local model servers do.
     #[arg(long)]
     no_key: bool,
@@ -91,6 +95,11 @@ fn dimensions(text: &str) -> Result<(usize, usize), String> {
     let number = |text: &str| text.parse().ok().filter(|number| (1..=10_000).contains(number));
     let parts = text.split_once('x').and_then(|(features, files)| Some((number(features)?, number(files)?)));
     parts.ok_or_else(|| "say how many features of how many files, each from 1 to 10000, as in 6x4".to_owned())
+}
+
+fn fault(name: &str) -> Result<Fault, String> {
+    let found = Fault::ALL.into_iter().find(|fault| fault.name() == name);
+    found.ok_or_else(|| "there is no such fault; --faults lists them".to_owned())
 }
 
 impl Arguments {
@@ -134,6 +143,7 @@ impl Arguments {
             },
             generates: self.synthetic.is_some(),
             needs_key: !self.no_key,
+            count_fault: self.count_fault,
         }
     }
 }

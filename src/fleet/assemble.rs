@@ -45,6 +45,7 @@ pub struct Parts {
     roles: RoleBook,
     provider: Arc<dyn Provider>,
     limits: ContextLimits,
+    counts_input: bool,
     retry: RetryPolicy,
     total_timeout: Duration,
     /// Serves the recorded replies; lives as long as the calls.
@@ -103,6 +104,7 @@ impl Parts {
             roles,
             provider,
             limits,
+            counts_input: llm.count_tokens,
             retry,
             total_timeout: Duration::from_secs(llm.total_timeout_seconds),
             guards: GuardPlan::of(settings, server.is_some()),
@@ -128,6 +130,7 @@ impl Parts {
             .clone();
         let metered = Metered::new(Arc::clone(&self.provider), treasurer, self.retry, self.total_timeout)
             .behind(self.guards.guards(backend))
+            .counting_input(self.counts_input)
             .warmed_by(self.warm_gate(backend, instance));
         Executor::new(backend, metered, self.roles.clone(), self.limits)
     }

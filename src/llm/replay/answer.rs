@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::Fault;
 use super::bill::BillEntry;
 use super::cache::PromptCache;
+use super::chat;
 use super::deliver;
 use super::dialect::{ApiError, Dialect};
 use super::generate;
@@ -25,7 +26,6 @@ use super::request::{self, Request};
 use super::script::{Reply, Stop};
 use super::server::Shared;
 use super::wire::Outgoing;
-use super::{cache, chat};
 use crate::protocol::Usage;
 
 /// Text of [`Fault::Huge`], in bytes.
@@ -131,14 +131,6 @@ impl Shared {
             () = tokio::time::sleep_until(moment) => Ok(()),
             () = self.stopped.cancelled() => Err(deliver::stopping()),
         }
-    }
-
-    /// How many tokens the prompt of a request has.
-    pub(super) fn count(&self, endpoint: Option<&str>, headers: &HeaderMap, body: &[u8]) -> Result<u64, ApiError> {
-        if self.needs_key {
-            Dialect::Anthropic.check_headers(headers)?;
-        }
-        request::parse(body, endpoint, &self.prices, true).map(|request| cache::tokens(request.prompt_bytes))
     }
 
     fn charge(&self, key: &Arc<str>, request: &Request, outgoing: &Outgoing<'_>) -> Result<(), ApiError> {

@@ -10,6 +10,7 @@ mod answer;
 mod bill;
 mod cache;
 mod chat;
+mod count;
 mod deliver;
 mod dialect;
 mod error;
