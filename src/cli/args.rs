@@ -167,7 +167,7 @@ pub(super) struct FleetArgs {
     /// With --replay: append every billed call to this file.
     #[arg(long, value_name = "FILE", requires = "replay")]
     pub(super) replay_bill: Option<PathBuf>,
-    /// With --replay: milliseconds every reply takes.
+    /// With --replay: milliseconds every call takes; its reply begins after a tenth of them.
     #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=600_000))]
     pub(super) replay_latency: u64,
     /// Append every reply to this file, which --replay plays again; keys are never recorded.

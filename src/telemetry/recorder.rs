@@ -66,6 +66,7 @@ mod tests {
             metric::model_called("m", "ok", Duration::from_secs(1), [("input", 5), ("output", 7), ("a", 0), ("b", 0)]);
             metric::attempt_ended("k", "answered");
             metric::call_retried("m");
+            metric::input_counted("m", "smaller");
             metric::admitted(Duration::from_millis(3), Some("rates"));
             metric::permits("k", 10, 4, 2);
             metric::breaker_seen("k", 2, true);

@@ -273,6 +273,29 @@ fn each_model_keeps_to_the_limits_of_its_own() {
 }
 
 #[test]
+fn an_input_is_counted_only_if_the_configuration_says_so() {
+    let job = job();
+    for counts in [false, true] {
+        let provider = Provider::start(job.script.clone(), FakeOptions::default());
+        let configuration = format!("[llm]\nbase_url = \"{}\"\ncount_tokens = {counts}\n", provider.server.base_url());
+        let sandbox = Sandbox::new();
+        std::fs::write(sandbox.work().join("proposal.md"), "# A program\n\nWrite a few files.\n").unwrap();
+        std::fs::write(sandbox.work().join("codeswarm.toml"), configuration).unwrap();
+        // Enough for one call of full size at a time, so that some do not fit by their bytes.
+        let mut run = sandbox.codeswarm(&["run", "proposal.md", "--yes", "--budget", "0.40", "--out", "out"]);
+        let ended = Running::start(run.env("ANTHROPIC_API_KEY", KEY)).end();
+        assert!(matches!(ended.code(), Some(0 | 4)), "{}{}", ended.stdout, ended.stderr);
+        assert_eq!(provider.server.counts() > 0, counts, "{} counts", provider.server.counts());
+        let books = Books::open(&sandbox.data());
+        let balance = books.balance(&books.only_job());
+        let billed = provider.billed();
+        assert!(billed > MicroUsd::ZERO && billed <= balance.spent, "{billed} billed, {balance:?}");
+        assert!(balance.limit.is_some_and(|limit| balance.spent <= limit), "{balance:?}");
+        provider.stop();
+    }
+}
+
+#[test]
 fn the_local_server_makes_a_whole_job_up_and_its_rate_limit_is_lived_with() {
     let sandbox = Sandbox::new();
     let arguments =

@@ -7,7 +7,8 @@
 //! The keys are a fixed set, because a store remembers the versions of a key for ever: a key for each head would pile up.
 //! Whatever has lapsed goes with the next write, and so does what goes beyond the room of a record. Times are the stores',
 //! so that processes need not agree on theirs. A lead lapses by itself, which is all that becomes of a leader that died.
-//! Nothing here may stop a call: a store that does not answer is a fleet of one process.
+//! Processes whose keys stand for different caches at the provider take each other's heads for warm and pay for a write each, as
+//! if nobody had waited. Nothing here may stop a call: a store that does not answer is a fleet of one process.
 
 use std::fmt;
 use std::sync::Arc;
@@ -162,7 +163,8 @@ impl FleetHeads {
     async fn settle(&self, head: &HeadId, patience: Instant) -> (Word, Option<Record>) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let left = match timeout(STORE_PATIENCE, self.ask(head)).await {
+            let rest = patience.saturating_duration_since(Instant::now());
+            let left = match timeout(STORE_PATIENCE.min(rest), self.ask(head)).await {
                 Ok(Ok((Word::Wait(left), _))) => left,
                 Ok(Ok((word, record))) => return (word, Some(record)),
                 Ok(Err(error)) => {
@@ -171,10 +173,8 @@ impl FleetHeads {
                 }
                 Err(_) => return (Word::Lead, None),
             };
+            // The last look is one for which no time is left, so that it only lets the call go.
             let rest = patience.saturating_duration_since(Instant::now());
-            if rest.is_zero() {
-                return (Word::Lead, None);
-            }
             tokio::time::sleep(pause.min(left).min(rest)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -273,7 +273,7 @@ fn put(entries: &mut Vec<Entry>, entry: Entry) {
     entries.push(entry);
 }
 
-/// The fleet learns of a head when a record lapses, too, only later; so a step that failed is worth a line and no more.
+/// What the fleet was not told it finds out when a record lapses; so a step that failed is worth a line and no more.
 fn told<T>(what: &str, ended: Result<Result<T, BackendError>, tokio::time::error::Elapsed>) {
     match ended {
         Ok(Ok(_)) => {}
