@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::settler::{self, CALLER_DELAYS, Ending, Order};
@@ -27,7 +28,7 @@ pub struct Treasurer {
     prices: Arc<PriceTable>,
     /// Says in which windows of the account a reservation falls.
     clock: Clock,
-    /// At most one order per guard is ever under way, so it stays as short as there are concurrent calls.
+    /// At most one order per guard is ever under way.
     settler: mpsc::UnboundedSender<Order>,
     /// Questions to the ledger, those whose callers have given up included.
     asking: TaskTracker,
@@ -93,7 +94,8 @@ impl Treasurer {
             agent: context.agent.clone(),
             model: model.to_owned(),
         };
-        let guard = Reservation { id, amount, treasurer: self.clone(), on_drop: Some(Ending::Release) };
+        let until = Instant::now() + lease;
+        let guard = Reservation { id, amount, until, treasurer: self.clone(), on_drop: Some(Ending::Release) };
         let mut guard = match self.asking.spawn(guard.ask(request)).await {
             Ok(asked) => asked?,
             Err(error) => match error.try_into_panic() {
@@ -121,8 +123,8 @@ impl Treasurer {
         scopes
     }
 
-    /// Waits until every guard that was dropped before this call is accounted for. Called on shutdown, after the calls
-    /// have ended.
+    /// Waits until every guard that was dropped before this call is accounted for, or has been tried for a minute. Called
+    /// on shutdown, after the calls have ended.
     pub async fn drain(&self) {
         self.asking.wait().await;
         let (done, flushed) = oneshot::channel();
@@ -138,6 +140,8 @@ impl Treasurer {
 pub struct Reservation {
     id: String,
     amount: MicroUsd,
+    /// End of its lease.
+    until: Instant,
     treasurer: Treasurer,
     /// What the settler has to do if this guard goes away now; `None` once the ledger knows the end.
     on_drop: Option<Ending>,
@@ -190,7 +194,9 @@ impl Reservation {
 
     /// Asks the ledger for the money. Released if nobody takes the answer.
     async fn ask(mut self, request: ReserveRequest) -> Result<Self, BudgetError> {
-        let asked = settler::reserve(self.treasurer.ledger.as_ref(), &request, &CALLER_DELAYS).await;
+        let (asked, is_in_doubt) = settler::reserve(self.treasurer.ledger.as_ref(), &request, &CALLER_DELAYS).await;
+        // As the ledger counts, or a little later.
+        self.until = Instant::now() + request.lease;
         let refused = match asked {
             Ok(ReserveOutcome::Granted) => return Ok(self),
             Ok(ReserveOutcome::Refused { scope, available }) if scope.counts_tokens() => {
@@ -201,7 +207,7 @@ impl Reservation {
             }
             Ok(ReserveOutcome::Frozen { scope }) => BudgetError::Frozen { scope },
             Err(error) => {
-                if error.retry().is_retryable() {
+                if is_in_doubt && error.retry().is_retryable() {
                     drop(self.treasurer.settler.send(Order::Withdraw(Box::new(request))));
                 }
                 BudgetError::Ledger(error)
@@ -231,7 +237,7 @@ impl Drop for Reservation {
         if let Some(ending) = self.on_drop.take() {
             let id = std::mem::take(&mut self.id);
             // Without a settler (the runtime is going down) the lease charges it.
-            drop(self.treasurer.settler.send(Order::End { id, ending }));
+            drop(self.treasurer.settler.send(Order::End { id, ending, until: self.until }));
         }
     }
 }

@@ -1,16 +1,20 @@
-//! The task that ends reservations whose guard could not do it itself.
+//! The tasks that end reservations whose guard could not do it itself.
 //!
-//! `Drop` cannot await, and a ledger can be away just when a call ends. Both hand the reservation over to this task with
-//! what is known about it. When the ledger stays away the task gives up, which is safe: at the end of its lease an open
-//! reservation counts as spent. It must never turn an unknown outcome into free money.
+//! `Drop` cannot await, and a ledger can be away just when a call ends. Both hand the reservation over with what is known
+//! about it. Each has a task of its own, so that none waits behind another for a ledger that is away, and is tried with
+//! growing pauses until the end of its lease: from then on an open reservation counts as spent anyway. A shutdown waits for
+//! them only for a minute. They must never turn an unknown outcome into free money.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::TaskTracker;
 
 use crate::backend::{BackendError, Ledger, ReserveOutcome, ReserveRequest, SettleOutcome, Settlement};
 use crate::error::Coded;
+use crate::protocol::MicroUsd;
 
 /// How a reservation has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +28,11 @@ pub(super) enum Ending {
 /// What the settler is told.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// End this reservation.
-    End { id: String, ending: Ending },
+    /// End this reservation, whose lease is over at `until`.
+    End { id: String, ending: Ending, until: Instant },
     /// Give this back, should it have been granted without anybody having heard of it.
     Withdraw(Box<ReserveRequest>),
-    /// Answer once everything before this is done.
+    /// Answer once everything before this is done, or has been tried for as long as a shutdown waits.
     Flush(oneshot::Sender<()>),
 }
 
@@ -36,75 +40,131 @@ pub(super) enum Order {
 pub(super) const CALLER_DELAYS: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(800), Duration::from_secs(2)];
 
-/// Delays between attempts when nobody waits; about a minute in all.
-const SETTLER_DELAYS: [Duration; 7] = [
-    Duration::from_millis(100),
-    Duration::from_millis(500),
-    Duration::from_secs(2),
-    Duration::from_secs(5),
-    Duration::from_secs(10),
-    Duration::from_secs(20),
-    Duration::from_secs(20),
-];
+/// First and longest pause between attempts when nobody waits.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// The longest of them once somebody waits for the end.
+const LONGEST_AT_THE_END: Duration = Duration::from_secs(5);
+
+/// How long a shutdown waits, whatever there is to do: about a minute, as for one call.
+const SHUTDOWN: Duration = Duration::from_secs(58);
+
+/// A task's way of waiting for the ledger.
+struct Patience {
+    pause: Duration,
+    until: Instant,
+    is_ending: watch::Receiver<bool>,
+}
+
+impl Patience {
+    /// Waits for the next attempt; false when there is none.
+    async fn pass(&mut self) -> bool {
+        let longest = if *self.is_ending.borrow() { LONGEST_AT_THE_END } else { PAUSES.1 };
+        let pause = self.pause.min(longest);
+        if Instant::now() + pause >= self.until {
+            return false;
+        }
+        let was_ending = *self.is_ending.borrow();
+        let hurried = async {
+            // An error means that the settler is gone, and nobody is in a hurry.
+            if was_ending || self.is_ending.wait_for(|is_ending| *is_ending).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = sleep(pause) => self.pause = (self.pause * 2).min(PAUSES.1),
+            () = hurried => self.pause = PAUSES.0,
+        }
+        true
+    }
+}
 
 /// Runs until every treasurer and every guard is gone.
 pub(super) async fn run(ledger: Arc<dyn Ledger>, mut orders: mpsc::UnboundedReceiver<Order>) {
-    let mut delays = &SETTLER_DELAYS[..];
+    let (ending, is_ending) = watch::channel(false);
+    let tasks = TaskTracker::new();
+    tasks.close();
+    let patience = |until| Patience { pause: PAUSES.0, until, is_ending: is_ending.clone() };
     while let Some(order) = orders.recv().await {
+        let ledger = Arc::clone(&ledger);
         match order {
-            Order::End { id, ending } => {
-                // A ledger that stayed away for a minute is asked only briefly for the next one, so that many abandoned
-                // calls do not add up to a shutdown of hours.
-                let is_present = end_reservation(ledger.as_ref(), &id, ending, delays).await;
-                delays = if is_present { &SETTLER_DELAYS } else { &SETTLER_DELAYS[..1] };
+            Order::End { id, ending, until } => {
+                let patience = patience(until);
+                tasks.spawn(async move { end_reservation(ledger.as_ref(), &id, ending, patience).await });
             }
             Order::Withdraw(request) => {
-                let is_present = withdraw(ledger.as_ref(), &request, delays).await;
-                delays = if is_present { &SETTLER_DELAYS } else { &SETTLER_DELAYS[..1] };
+                let patience = patience(Instant::now() + request.lease);
+                tasks.spawn(async move { withdraw(ledger.as_ref(), &request, patience).await });
             }
-            // The one who asked may have stopped waiting.
-            Order::Flush(done) => drop(done.send(())),
+            Order::Flush(done) => {
+                ending.send_replace(true);
+                let (tasks, ending) = (tasks.clone(), ending.clone());
+                tokio::spawn(async move {
+                    if timeout(SHUTDOWN, tasks.wait()).await.is_err() {
+                        tracing::error!(
+                            reservations = tasks.len(),
+                            "cannot be ended now; their leases will charge them"
+                        );
+                    }
+                    ending.send_replace(false);
+                    // The one who asked may have stopped waiting.
+                    let _ = done.send(());
+                });
+            }
         }
     }
 }
 
-async fn end_reservation(ledger: &dyn Ledger, id: &str, ending: Ending, delays: &[Duration]) -> bool {
-    match end(ledger, id, ending, delays).await {
-        Ok(outcome) => {
-            tracing::info!(reservation = id, ?ending, charged = %outcome.charged, "ended an abandoned reservation");
-            true
-        }
-        Err(error) => {
-            tracing::error!(reservation = id, ?ending, %error, "cannot end a reservation; its lease will charge it");
-            false
+async fn end_reservation(ledger: &dyn Ledger, id: &str, ending: Ending, mut patience: Patience) {
+    loop {
+        match end_once(ledger, id, ending).await {
+            Ok(outcome) => {
+                tracing::info!(reservation = id, ?ending, charged = %outcome.charged, "ended an abandoned reservation");
+                return;
+            }
+            Err(error) if error.retry().is_retryable() && patience.pass().await => {}
+            Err(error) => {
+                tracing::error!(reservation = id, ?ending, %error, "cannot end a reservation; its lease will charge it");
+                return;
+            }
         }
     }
 }
 
 /// Makes a reservation whose answer nobody got, and releases it. Once it is on the books for certain, the question that was
 /// not answered finds it there and changes nothing, however late it arrives; a mere release could come before it.
-async fn withdraw(ledger: &dyn Ledger, request: &ReserveRequest, delays: &[Duration]) -> bool {
-    match reserve(ledger, request, delays).await {
-        Ok(ReserveOutcome::Granted) => end_reservation(ledger, &request.id, Ending::Release, delays).await,
-        Ok(_) => true,
-        Err(error) => {
-            tracing::error!(reservation = request.id, %error, "nobody knows whether it was made; its lease would charge it");
-            false
+async fn withdraw(ledger: &dyn Ledger, request: &ReserveRequest, mut patience: Patience) {
+    loop {
+        match ledger.reserve(request.clone()).await {
+            Ok(ReserveOutcome::Granted) => {
+                return end_reservation(ledger, &request.id, Ending::Release, patience).await;
+            }
+            Ok(_) => return,
+            Err(error) if error.retry().is_retryable() && patience.pass().await => {}
+            Err(error) => {
+                let id = &request.id;
+                tracing::error!(reservation = id, %error, "nobody knows whether it was made; its lease would charge it");
+                return;
+            }
         }
     }
 }
 
-/// Sets money aside, repeating the idempotent step after each of `delays` while the ledger does not answer.
+/// Sets money aside, repeating the idempotent step after each of `delays` while the ledger does not answer. Says as well
+/// whether it may have been set aside without an answer.
 pub(super) async fn reserve(
     ledger: &dyn Ledger,
     request: &ReserveRequest,
     delays: &[Duration],
-) -> Result<ReserveOutcome, BackendError> {
-    let mut delays = delays.iter();
+) -> (Result<ReserveOutcome, BackendError>, bool) {
+    let (mut delays, mut is_in_doubt) = (delays.iter(), false);
     loop {
-        match (ledger.reserve(request.clone()).await, delays.next()) {
-            (Err(error), Some(delay)) if error.retry().is_retryable() => tokio::time::sleep(*delay).await,
-            (result, _) => return result,
+        let outcome = ledger.reserve(request.clone()).await;
+        // Lost books have set nothing aside.
+        is_in_doubt |= matches!(&outcome, Err(error) if !matches!(error, BackendError::DataLost { .. }));
+        match (outcome, delays.next()) {
+            (Err(error), Some(delay)) if error.retry().is_retryable() => sleep(*delay).await,
+            (outcome, _) => return (outcome, is_in_doubt),
         }
     }
 }
@@ -118,16 +178,19 @@ pub(super) async fn end(
 ) -> Result<SettleOutcome, BackendError> {
     let mut delays = delays.iter();
     loop {
-        let result = match ending {
-            Ending::Release => ledger
-                .release(id)
-                .await
-                .map(|()| SettleOutcome { charged: crate::protocol::MicroUsd::ZERO, overrun: false }),
-            Ending::Charge(settlement) => ledger.settle(id, settlement).await,
-        };
-        match (result, delays.next()) {
-            (Err(error), Some(delay)) if error.retry().is_retryable() => tokio::time::sleep(*delay).await,
+        match (end_once(ledger, id, ending).await, delays.next()) {
+            (Err(error), Some(delay)) if error.retry().is_retryable() => sleep(*delay).await,
             (result, _) => return result,
         }
+    }
+}
+
+async fn end_once(ledger: &dyn Ledger, id: &str, ending: Ending) -> Result<SettleOutcome, BackendError> {
+    match ending {
+        Ending::Release => {
+            ledger.release(id).await?;
+            Ok(SettleOutcome { charged: MicroUsd::ZERO, overrun: false })
+        }
+        Ending::Charge(settlement) => ledger.settle(id, settlement).await,
     }
 }

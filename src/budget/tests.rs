@@ -174,3 +174,36 @@ async fn a_ledger_that_stays_away_does_not_hold_up_a_shutdown_for_every_call() {
     assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     assert_eq!(ledger.account().reserved, MicroUsd(500), "left to the lease");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_is_away_for_minutes_is_asked_until_the_lease_is_over_and_no_call_waits_for_another() {
+    let (ledger, treasurer) = treasury(1_000);
+    let context = context();
+    let mut guards = Vec::new();
+    for _ in 0..5 {
+        let id = context.next_reservation_id();
+        guards.push(treasurer.reserve(id, &context, "m", MicroUsd(100), LEASE).await.unwrap());
+    }
+    // Of each call that many attempts fail: more than five minutes, with pauses of at most half a minute.
+    ledger.be_away_for(5 * 18);
+    drop(guards);
+    let start = tokio::time::Instant::now();
+    while ledger.account().reserved > MicroUsd::ZERO {
+        assert!(start.elapsed() < LEASE, "not charged within the lease");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(start.elapsed() > Duration::from_secs(300), "it was away for {:?} only", start.elapsed());
+    assert_eq!(ledger.account().spent, MicroUsd(500), "each by the settler, none by its lease");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_is_not_ended_any_more_once_its_lease_is_over() {
+    let (ledger, treasurer) = treasury(1_000);
+    let reservation = reserve(&treasurer, 100).await.unwrap();
+    ledger.be_away_for(u32::MAX);
+    drop(reservation);
+    tokio::time::sleep(LEASE).await;
+    ledger.be_away_for(0);
+    tokio::time::sleep(LEASE).await;
+    assert_eq!(only_state(&ledger).0, ReservationState::Open, "the lease decides");
+}
