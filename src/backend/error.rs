@@ -97,6 +97,12 @@ pub enum BackendError {
         /// The oldest revision that is kept.
         oldest: u64,
     },
+    /// The same was begun again elsewhere, and only the last to begin it brings it to its end.
+    #[error("another {what} was begun after this one and takes its place")]
+    Overtaken {
+        /// What was begun.
+        what: &'static str,
+    },
     /// A server was reached and cannot be used as it is: it refuses us, is too old, or holds something incompatible.
     #[error("{server} cannot be used: {why}")]
     Refused {
@@ -135,6 +141,7 @@ impl Coded for BackendError {
             Self::DataLost { .. } => "CS-STORE-010",
             Self::Compacted { .. } => "CS-STORE-011",
             Self::Refused { .. } => "CS-STORE-012",
+            Self::Overtaken { .. } => "CS-STORE-013",
         }
     }
 
@@ -161,6 +168,7 @@ impl Coded for BackendError {
             ),
             Self::Compacted { .. } => "read the present state once, then go on from its revision".into(),
             Self::Refused { remedy, .. } => remedy.clone(),
+            Self::Overtaken { .. } => "wait for the other one to end; should it fail, begin once more".into(),
         }
     }
 

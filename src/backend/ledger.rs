@@ -306,6 +306,19 @@ pub struct Rebuilt {
     pub records: u64,
 }
 
+/// How counters and the journal beside them stand to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Standing {
+    /// Whether both have the same name, and the counters all entries that the journal knows of.
+    pub is_whole: bool,
+    /// Number of the counters' newest entry.
+    pub entry: u64,
+    /// The newest entry that the journal knows of; `None` when it holds no records.
+    pub journal: Option<u64>,
+    /// When the journal was begun anew from the counters, because it had been lost; `None` if it never was.
+    pub carried: Option<Timestamp>,
+}
+
 /// Which entries to read: those that meet every condition it names.
 #[derive(Debug, Clone, Default)]
 pub struct EntryFilter {
@@ -366,7 +379,13 @@ pub trait Ledger: Send + Sync {
 
     /// Makes lost books anew from their journal; `None` where books and journal are one, so that neither is lost alone.
     ///
-    /// Books that are not lost are refused unless `even_if_whole`: a restored backup, say, that is older than the journal.
-    /// Until it is done every other operation answers [`BackendError::DataLost`].
+    /// Books that are not lost are refused unless `even_if_whole`, and so is a journal that is empty or lacks its beginning.
+    /// Until it is done every other operation answers [`BackendError::DataLost`]; of several at once the last to begin is
+    /// done, the others answer [`BackendError::Overtaken`].
     async fn rebuild(&self, even_if_whole: bool) -> Result<Option<Rebuilt>, BackendError>;
+
+    /// How books and journal stand to each other; `None` where they are one.
+    async fn standing(&self) -> Result<Option<Standing>, BackendError> {
+        Ok(None)
+    }
 }

@@ -42,7 +42,7 @@ pub use error::BackendError;
 pub use events::{EventLog, JobEntry};
 pub use ledger::{
     Adjustment, Balance, Entry, EntryFilter, EntryKind, Ledger, Rebuilt, ReservationState, ReserveOutcome,
-    ReserveRequest, Scope, SettleOutcome, Settlement,
+    ReserveRequest, Scope, SettleOutcome, Settlement, Standing,
 };
 pub use locks::{Acquired, LockInfo, LockMode, LockRequest, LockTable};
 pub use rates::{

@@ -4,6 +4,7 @@
 //! administrator. What is promised in all of them: nothing acknowledged is lost, nothing is spent twice, and whoever has to
 //! do something is told what.
 
+mod books;
 mod cases;
 mod presence;
 mod refusals;

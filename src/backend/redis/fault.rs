@@ -7,6 +7,7 @@
 use redis::{ErrorKind, RedisError, Value};
 
 use crate::backend::BackendError;
+use crate::backend::journal::ROLLED_BACK;
 
 /// Name of this store in errors.
 pub(super) const STORE: &str = "Redis";
@@ -74,13 +75,15 @@ pub(super) fn classify(error: &RedisError, address: &str) -> BackendError {
 
 /// The ledger's epoch is no longer the one this process has seen.
 fn lost(found: &str, address: &str) -> BackendError {
-    let found = if found == "none" { "none".to_owned() } else { format!("another one, {found}") };
-    BackendError::DataLost {
-        store: STORE,
-        why: format!(
-            "the server at {address} should hold the budget's epoch that this process has seen and holds {found}"
-        ),
-    }
+    let why = if found.starts_with(ROLLED_BACK) {
+        format!(
+            "the budget's books of the server at {address} are older than what was seen of them, an old copy: {found}"
+        )
+    } else {
+        let found = if found == "none" { "none".to_owned() } else { format!("another one, {found}") };
+        format!("the server at {address} should hold the budget's epoch that this process has seen and holds {found}")
+    };
+    BackendError::DataLost { store: STORE, why }
 }
 
 /// An answer that no script of this version gives.

@@ -2,12 +2,12 @@
 //!
 //! | Key below `<namespace>:{budget}:` | What |
 //! |---|---|
-//! | `epoch` | names these data; written once. Who has seen one and finds another, or none, refuses: data were lost |
+//! | `epoch` | names these data; each rebuild gives them another. Who has seen one and finds another, a mark or none refuses: data were lost |
 //! | `scopes` | hash by scope: `limit hold_back frozen spent reserved`, `-` for no limit; one, because a call falls into half a dozen |
 //! | `reservation:<id>` | string: `state amount tokens charged charged-tokens overrun until`, then instance, process, job, task, agent type, model and scopes, a line each |
 //! | `open` | sorted set of the open reservations by the end of their lease |
-//! | `adjustment:<request>` | hash: the balance that the request was answered with |
-//! | `entry`, `entries`, `entries:<job>` | number of the newest entry, the stream of all, and the ids of each job's |
+//! | `adjustment:<request>` | hash: the balance that the request was answered with, and the number of its entry |
+//! | `entry`, `entries`, `entries:<job>` | number of the newest entry, which never falls, the stream of all, and the ids of each job's |
 //!
 //! A step that many callers make (reserve, settle, release) shares its script with theirs, see `steps.rs`.
 //!
@@ -16,13 +16,14 @@
 //! nine billion dollars, and are held at that.
 
 use async_trait::async_trait;
-use redis::{Script, ScriptInvocation, Value};
+use redis::{ScriptInvocation, Value};
 
 use super::Store;
 use super::fault::unexpected;
 use super::reply::{Reply, entry, parsed, revision, text};
 use super::script::{LEDGER_ADJUST, LEDGER_BALANCE, LEDGER_ENTRIES, LEDGER_EXPIRE, LEDGER_ORPHAN, lease_millis};
 use crate::backend::bound::{check_adjustment, check_money, check_reservation};
+use crate::backend::journal::Counters;
 use crate::backend::{
     Adjustment, BackendError, Balance, Entry, EntryFilter, EntryKind, Ledger, Rebuilt, ReserveOutcome, ReserveRequest,
     Scope, SettleOutcome, Settlement,
@@ -109,18 +110,11 @@ fn pick(call: &mut ScriptInvocation<'_>, filter: &EntryFilter, wanted: usize) {
 }
 
 impl Store {
-    /// A call of one of the ledger's scripts, which all check the epoch first.
-    pub(super) fn ledger_call(&self, script: &'static Script) -> ScriptInvocation<'static> {
-        let mut call = self.call(script, &self.space.budget);
-        call.arg(self.epoch_or_none());
-        call
-    }
-
     /// Turns all overdue reservations into spending and answers their ids.
     async fn expire_all(&self) -> Result<Vec<String>, BackendError> {
         let mut turned = Vec::new();
         loop {
-            let mut reply = Reply::of(self.links.ask(self.ledger_call(&LEDGER_EXPIRE)).await?)?;
+            let mut reply = Reply::of(self.ledger_script(&LEDGER_EXPIRE, |_| {}).await?)?;
             let more = reply.number()? == 1;
             turned.extend(reply.texts()?);
             if !more {
@@ -131,9 +125,36 @@ impl Store {
 
     /// Turns the open reservations of a dead process among `ids` into spending.
     pub(super) async fn orphan_reservations(&self, dead: &InstanceId, ids: &[String]) -> Result<(), BackendError> {
-        let mut call = self.ledger_call(&LEDGER_ORPHAN);
-        call.arg(dead.as_str()).arg(ids);
-        self.links.ask(call).await.map(drop)
+        let fill = |call: &mut ScriptInvocation<'static>| {
+            call.arg(dead.as_str()).arg(ids);
+        };
+        self.ledger_script(&LEDGER_ORPHAN, fill).await.map(drop)
+    }
+
+    /// [`Ledger::adjust`], with the number that its entry has.
+    pub(super) async fn adjust_numbered(
+        &self,
+        request: &str,
+        scope: &Scope,
+        adjustment: Adjustment,
+    ) -> Result<(Balance, u64), BackendError> {
+        check_adjustment(request, adjustment)?;
+        // All of them, because the answer is a balance that is recorded for good.
+        self.expire_all().await?;
+        let (what, amount) = adjustment_parts(adjustment);
+        let fill = |call: &mut ScriptInvocation<'static>| {
+            call.arg(request).arg(scope.to_string()).arg(what);
+            call.arg(amount.map(|amount| amount.0.to_string()).unwrap_or_default()).arg(adjustment.note(scope));
+            call.arg(scope.job().map(JobId::as_str).unwrap_or_default()).arg(u8::from(scope.needs_limit()));
+        };
+        let mut reply = Reply::of(self.ledger_script(&LEDGER_ADJUST, fill).await?)?;
+        let entry = reply.number()?;
+        if entry == 0 {
+            let limit = reply.money()?;
+            check_money("limit", limit)?;
+            return Err(unexpected(&Value::SimpleString(limit.to_string())));
+        }
+        Ok((balance(&mut reply)?, entry))
     }
 }
 
@@ -187,7 +208,7 @@ impl Ledger for Store {
     }
 
     async fn release(&self, id: &str) -> Result<(), BackendError> {
-        self.step(vec!["release".to_owned(), id.to_owned()]).await.map(drop)
+        self.give_back(id).await.map(drop)
     }
 
     async fn expire(&self) -> Result<Vec<String>, BackendError> {
@@ -195,28 +216,15 @@ impl Ledger for Store {
     }
 
     async fn adjust(&self, request: &str, scope: &Scope, adjustment: Adjustment) -> Result<Balance, BackendError> {
-        check_adjustment(request, adjustment)?;
-        // All of them, because the answer is a balance that is recorded for good.
-        self.expire_all().await?;
-        let (what, amount) = adjustment_parts(adjustment);
-        let mut call = self.ledger_call(&LEDGER_ADJUST);
-        call.arg(request).arg(scope.to_string()).arg(what);
-        call.arg(amount.map(|amount| amount.0.to_string()).unwrap_or_default()).arg(adjustment.note(scope));
-        call.arg(scope.job().map(JobId::as_str).unwrap_or_default()).arg(u8::from(scope.needs_limit()));
-        let mut reply = Reply::of(self.links.ask(call).await?)?;
-        if reply.number()? == 0 {
-            let limit = reply.money()?;
-            check_money("limit", limit)?;
-            return Err(unexpected(&Value::SimpleString(limit.to_string())));
-        }
-        balance(&mut reply)
+        self.adjust_numbered(request, scope, adjustment).await.map(|(balance, _)| balance)
     }
 
     async fn balance(&self, scope: &Scope) -> Result<Balance, BackendError> {
         loop {
-            let mut call = self.ledger_call(&LEDGER_BALANCE);
-            call.arg(scope.to_string());
-            let mut reply = Reply::of(self.links.ask(call).await?)?;
+            let fill = |call: &mut ScriptInvocation<'static>| {
+                call.arg(scope.to_string());
+            };
+            let mut reply = Reply::of(self.ledger_script(&LEDGER_BALANCE, fill).await?)?;
             if reply.number()? == 0 {
                 return balance(&mut reply);
             }
@@ -229,10 +237,12 @@ impl Ledger for Store {
         let mut entries: Vec<Entry> = Vec::new();
         let mut after = filter.after;
         loop {
-            let mut call = self.ledger_call(&LEDGER_ENTRIES);
-            call.arg(after.saturating_add(1));
-            pick(&mut call, &filter, PAGE.min(limit - entries.len()));
-            let mut reply = Reply::of(self.links.ask(call).await?)?;
+            let wanted = PAGE.min(limit - entries.len());
+            let fill = |call: &mut ScriptInvocation<'static>| {
+                call.arg(after.saturating_add(1));
+                pick(call, &filter, wanted);
+            };
+            let mut reply = Reply::of(self.ledger_script(&LEDGER_ENTRIES, fill).await?)?;
             reply.number()?;
             let last = reply.text()?;
             for entry in reply.rest() {

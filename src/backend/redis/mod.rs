@@ -9,6 +9,7 @@
 mod delay;
 mod fault;
 mod feed;
+mod known;
 mod ledger;
 mod link;
 mod locks;
@@ -23,8 +24,8 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use redis::{Client, Script, ScriptInvocation};
@@ -33,11 +34,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use self::survey::{RedisFacts, survey};
 
 use self::feed::Hints;
+use self::known::Known;
 use self::link::Links;
 use self::steps::Steps;
 use super::delay::DelayStore;
 use super::distributed::{Certificates, DistributedOptions, OPEN_TIMEOUT};
-use super::journal::Counters;
+use super::journal::{Counters, is_mark};
 use super::{BackendError, Ledger, LockTable, RateTable, StateStore};
 use crate::clock::{Clock, ClockSetter};
 use crate::config::Secret;
@@ -116,8 +118,8 @@ struct Store {
     /// Whether it was ever set.
     is_set: AtomicBool,
     process: InstanceId,
-    /// Names the budget's data that this process goes by; none until that is settled.
-    epoch: RwLock<Option<String>>,
+    /// The budget's data that this process goes by.
+    known: Known,
     hints: Hints,
     steps: Steps,
     _ending: DropGuard,
@@ -141,7 +143,9 @@ pub async fn open(
     clock: Option<Clock>,
 ) -> Result<RedisStores, BackendError> {
     let stores = connect(options, instance, clock).await?;
-    stores.counters.adopt(None).await?;
+    let name = stores.counters.first_name().await?;
+    // What is marked is nobody's, and no name either.
+    stores.counters.go_by(if is_mark(&name) { "" } else { &name }, 0);
     Ok(stores)
 }
 
@@ -185,7 +189,7 @@ async fn start(
         setter,
         is_set: AtomicBool::new(false),
         process: instance.clone(),
-        epoch: RwLock::new(None),
+        known: Known::default(),
         hints: Hints::new(client, channel, redis.request_timeout, ending.clone()),
         steps,
         _ending: ending.clone().drop_guard(),

@@ -13,7 +13,7 @@
 //! nothing, unlike the file locks of the embedded backend: a process that was only stopped says so again, and what was
 //! taken from it stays taken. Fences, claims and settled charges make that safe.
 
-use std::sync::{PoisonError, Weak};
+use std::sync::Weak;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -84,7 +84,7 @@ impl Store {
 
     /// Takes over from `dead`.
     async fn bury(&self, dead: &InstanceId) -> Result<(), BackendError> {
-        if self.epoch.read().unwrap_or_else(PoisonError::into_inner).is_none() {
+        if self.known.seen().is_none() {
             // This process is not ready yet; another beat will do it.
             return Ok(());
         }

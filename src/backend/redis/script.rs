@@ -26,6 +26,10 @@ scripts! {
     STATE_CHANGES: "lua/state_changes.lua";
     LEDGER_EPOCH: "lua/ledger_epoch.lua";
     LEDGER_CLEAR: "lua/ledger_clear.lua";
+    LEDGER_REMOVE: "lua/ledger_marked.lua" "lua/ledger_remove.lua";
+    LEDGER_OPEN: "lua/ledger_marked.lua" "lua/ledger_open.lua";
+    LEDGER_CARRY: "lua/now.lua" "lua/ledger.lua" "lua/ledger_carry.lua";
+    LEDGER_ENTER: "lua/now.lua" "lua/ledger.lua" "lua/ledger_enter.lua";
     LEDGER_REPLAY: "lua/now.lua" "lua/ledger.lua" "lua/ledger_replay.lua";
     LEDGER_STEPS: "lua/now.lua" "lua/ledger.lua" "lua/ledger_steps.lua";
     LEDGER_EXPIRE: "lua/now.lua" "lua/ledger.lua" "lua/ledger_expire.lua";

@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Weak};
 
-use redis::Value;
+use redis::{ScriptInvocation, Value};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -83,11 +83,12 @@ impl Store {
 
     /// Makes steps in one script; as many answers as steps.
     async fn make(&self, steps: &[&[String]]) -> Result<Vec<Value>, BackendError> {
-        let mut call = self.ledger_call(&LEDGER_STEPS);
-        for step in steps {
-            call.arg(step);
-        }
-        let answers: Vec<Value> = Reply::of(self.links.ask(call).await?)?.rest().collect();
+        let fill = |call: &mut ScriptInvocation<'static>| {
+            for step in steps {
+                call.arg(step);
+            }
+        };
+        let answers: Vec<Value> = Reply::of(self.ledger_script(&LEDGER_STEPS, fill).await?)?.rest().collect();
         if answers.len() == steps.len() { Ok(answers) } else { Err(unexpected(&Value::Array(answers))) }
     }
 }

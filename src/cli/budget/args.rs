@@ -21,13 +21,13 @@ pub(in crate::cli) enum BudgetCommand {
     Thaw(FreezeArgs),
     /// Print the ledger, oldest entry first.
     Entries(EntriesArgs),
-    /// Make the books anew from their journal after Redis has lost its data. Nothing can be spent meanwhile.
+    /// Make the books anew from their journal after Redis has lost its data or went back in time. Nothing can be spent meanwhile.
     Rebuild(RebuildArgs),
 }
 
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct RebuildArgs {
-    /// Do it although the books are not lost: after an older backup of Redis was restored.
+    /// Do it although the books are not lost, or although the journal is empty.
     #[arg(long)]
     pub(super) force: bool,
     /// Do not ask.

@@ -19,7 +19,18 @@ mod rates;
 mod state;
 mod twins;
 
+use codeswarm::backend::{BackendError, Ledger, ReserveOutcome, Scope};
+
 pub(crate) use ledger::request as reservation;
+
+/// Waits until the ledger's journal, if it has one, holds every step of this process: a record that is waited for is written
+/// after all that were noted before it.
+pub(crate) async fn write_down(ledger: &dyn Ledger) -> Result<(), BackendError> {
+    let unknown = Scope::Job(crate::support::stores::job("unknown"));
+    let outcome = ledger.reserve(reservation("nobody's", &[unknown], 1)).await?;
+    assert!(matches!(outcome, ReserveOutcome::Refused { .. }), "{outcome:?}");
+    Ok(())
+}
 
 macro_rules! conformance {
     ($backend:ident, $open:path: $($room:ident)+) => {
@@ -193,4 +204,4 @@ macro_rules! conformance {
 conformance!(embedded, crate::support::stores::TestBackend::embedded: broker events artifacts state ledger cases expiry model locks rates);
 conformance!(redis, crate::support::stores::TestBackend::redis: state ledger cases expiry model locks rates);
 conformance!(distributed, crate::support::stores::TestBackend::distributed: broker events artifacts);
-conformance!(journaled, crate::support::stores::TestBackend::journaled: ledger cases expiry);
+conformance!(journaled, crate::support::stores::TestBackend::journaled: ledger cases expiry model);

@@ -19,6 +19,7 @@ use proptest::sample::Index;
 use proptest::test_runner::TestCaseResult;
 
 use super::ledger::request;
+use super::write_down;
 use crate::support::properties::{cases, check};
 use crate::support::stores::{Crash, TestBackend, agent, job, s, usd};
 
@@ -48,12 +49,33 @@ fn cost(money: u64, tokens: u64) -> impl Strategy<Value = Cost> {
 /// One random step. Ids, scopes and amounts come from small ranges, so that replays and collisions are common.
 #[derive(Debug, Clone)]
 enum Step {
-    Reserve { id: u8, scopes: u8, cost: Cost, lease: u64, repair: bool },
-    Settle { id: u8, cost: Cost },
-    Release { id: u8 },
-    Adjust { request: u8, scope: usize, adjustment: Adjustment },
-    Advance { seconds: u64 },
+    Reserve {
+        id: u8,
+        scopes: u8,
+        cost: Cost,
+        lease: u64,
+        repair: bool,
+    },
+    Settle {
+        id: u8,
+        cost: Cost,
+    },
+    Release {
+        id: u8,
+    },
+    Adjust {
+        request: u8,
+        scope: usize,
+        adjustment: Adjustment,
+    },
+    Advance {
+        seconds: u64,
+    },
     Expire,
+    /// The books are made anew from their journal, where they have one: after their loss, or although they are whole.
+    Rebuild {
+        lost: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -77,6 +99,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (40_000..90_000_u64).prop_map(|seconds| Step::Advance { seconds }),
         1 => (1_000_000..3_000_000_u64).prop_map(|seconds| Step::Advance { seconds }),
         1 => Just(Step::Expire),
+        2 => any::<bool>().prop_map(|lost| Step::Rebuild { lost }),
     ]
 }
 
@@ -173,19 +196,28 @@ impl Model {
         self.held.values().any(|one| one.state == State::Open && one.until <= now)
     }
 
+    /// Moves what a reservation holds from what is set aside to what is spent, or back.
+    fn turn(&mut self, id: u8, state: State) {
+        let held = self.held[&id].clone();
+        for scope in &held.scopes {
+            let (balance, cost) = (self.scope(scope), held.cost.of(scope));
+            let (from, to) = match state {
+                State::Expired => (&mut balance.reserved, &mut balance.spent),
+                _ => (&mut balance.spent, &mut balance.reserved),
+            };
+            (from.0, to.0) = (from.0 - cost, to.0 + cost);
+        }
+        self.held.insert(id, Held { state, ..held });
+    }
+
+    fn ids(&self, is_meant: impl Fn(&Held) -> bool) -> Vec<u8> {
+        self.held.iter().filter(|(_, one)| is_meant(one)).map(|(id, _)| *id).collect()
+    }
+
     /// Charges what is open and due; answers the ids in their order.
     fn expire(&mut self, now: Timestamp) -> Vec<String> {
-        let due = self.held.iter().filter(|(_, one)| one.state == State::Open && one.until <= now);
-        let due: Vec<u8> = due.map(|(id, _)| *id).collect();
-        for id in &due {
-            let held = self.held[id].clone();
-            for scope in &held.scopes {
-                let balance = self.scope(scope);
-                balance.reserved.0 -= held.cost.of(scope);
-                balance.spent.0 += held.cost.of(scope);
-            }
-            self.held.insert(*id, Held { state: State::Expired, ..held });
-        }
+        let due = self.ids(|one| one.state == State::Open && one.until <= now);
+        due.iter().for_each(|id| self.turn(*id, State::Expired));
         let mut names: Vec<String> = due.iter().map(u8::to_string).collect();
         names.sort();
         names
@@ -271,6 +303,12 @@ impl Model {
         }
     }
 
+    /// What a journal tells of: everything but that leases were over, which the next step finds out again.
+    fn rebuild(&mut self) {
+        let expired = self.ids(|one| one.state == State::Expired);
+        expired.iter().for_each(|id| self.turn(*id, State::Open));
+    }
+
     fn adjust(&mut self, request: u8, scope: &Scope, adjustment: Adjustment) -> Balance {
         if let Some(recorded) = self.adjusted.get(&request) {
             return *recorded;
@@ -303,6 +341,23 @@ async fn insist<T>(step: impl AsyncFn() -> Result<T, BackendError>) -> Result<T,
         }
     }
     step().await
+}
+
+/// Makes the books anew, if they have a journal to be made from.
+async fn rebuild(ledger: &dyn Ledger, model: &mut Model, test: &TestBackend, lost: bool) {
+    if test.nats.is_none() {
+        assert_eq!(ledger.rebuild(true).await.unwrap(), None, "books that have no journal stay as they are");
+        return;
+    }
+    insist(async || write_down(ledger).await).await.unwrap();
+    if lost {
+        test.wipe_counters();
+        let refused = ledger.balance(&Scope::Account).await;
+        assert!(matches!(refused, Err(BackendError::DataLost { .. })), "{refused:?}");
+    }
+    let rebuilt = insist(async || ledger.rebuild(!lost).await).await.unwrap();
+    assert!(rebuilt.is_some_and(|rebuilt| rebuilt.records > 0), "{rebuilt:?}");
+    model.rebuild();
 }
 
 /// Runs one step on both and compares.
@@ -345,6 +400,7 @@ async fn compare(ledger: &dyn Ledger, model: &mut Model, test: &TestBackend, ste
             turned.sort();
             prop_assert_eq!(turned, due);
         }
+        Step::Rebuild { lost } => rebuild(ledger, model, test, lost).await,
         Step::Advance { .. } => {}
     }
     Ok(())
@@ -382,10 +438,15 @@ async fn walk(test: &mut TestBackend, sequence: &Sequence) -> TestCaseResult {
     let mut model = Model::default();
     let crash = sequence.crash.map(|(place, how)| (place.index(sequence.steps.len()), how));
     for (nth, step) in sequence.steps.iter().enumerate() {
-        if let Some((_, how)) = crash.filter(|(place, _)| *place == nth)
-            && test.crash(how).await
-        {
-            model.expire(Timestamp(i64::MAX));
+        if let Some((_, how)) = crash.filter(|(place, _)| *place == nth) {
+            if test.nats.is_some() {
+                // What a dying process has not written down is charged in full; the model knows of no such thing.
+                model.expire(test.clock.now());
+                write_down(&*test.backend.ledger).await.unwrap();
+            }
+            if test.crash(how).await {
+                model.expire(Timestamp(i64::MAX));
+            }
         }
         let ledger = test.backend.ledger.clone();
         compare(&*ledger, &mut model, test, step).await?;

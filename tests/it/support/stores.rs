@@ -163,9 +163,20 @@ impl TestBackend {
         }
         if nth.is_multiple_of(BOOKS_EACH) {
             self.servers = vec![RedisServer::start()];
+            self.nats = self.nats.take().map(|_| NatsServer::start());
         }
         self.namespace = format!("books-{nth}");
-        self.reopen_redis().await;
+        self.reopen_servers().await;
+    }
+
+    /// Removes every counter of the ledger, as a Redis server that has lost its disk would have it.
+    pub(crate) fn wipe_counters(&self) {
+        let server = &self.servers[0];
+        let keys: Vec<String> =
+            ::redis::from_redis_value(server.command(&format!("KEYS {}:{{budget}}:*", self.namespace))).expect("keys");
+        for keys in keys.chunks(100) {
+            server.command(&format!("DEL {}", keys.join(" ")));
+        }
     }
 
     /// Lets the Redis server die, which is started again, and the process if asked to; where they are one, both. Answers whether what the dead
@@ -184,17 +195,23 @@ impl TestBackend {
         server.kill();
         server.start_again();
         if how == Crash::OfEverything {
-            self.reopen_redis().await;
+            self.reopen_servers().await;
         }
         false
     }
 
-    async fn reopen_redis(&mut self) {
+    async fn reopen_servers(&mut self) {
         let mut options = distributed_options(&self.servers[0].url());
         options.namespace.clone_from(&self.namespace);
         options.redis.dead_after = s(1 << 30);
         self.instance = instance("next");
-        let stores = redis::open(&options, &self.instance, Some(self.clock.clone())).await.expect("opens");
+        let clock = Some(self.clock.clone());
+        if let Some(nats) = &self.nats {
+            options.nats.servers = Secret::new(nats.url());
+            self.backend = distributed::open(&options, &self.instance, clock).await.expect("opens");
+            return;
+        }
+        let stores = redis::open(&options, &self.instance, clock).await.expect("opens");
         self.backend.ledger = stores.ledger;
     }
 

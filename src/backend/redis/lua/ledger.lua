@@ -1,5 +1,6 @@
--- What the ledger's scripts share. KEYS[1] is the prefix, ARGV[2] the epoch that the caller has seen: a server that holds
--- another one, or none, has lost its data, and nothing may be counted from zero.
+-- What the ledger's scripts share. KEYS[1] is the prefix, ARGV[2] the epoch and the newest entry that the caller has seen: a
+-- server that holds another epoch, or none, or fewer entries has lost data, and nothing may be counted from there. Every
+-- answer is `told`, with the number of the newest entry.
 -- A script reads what it needs, works on it in memory and writes it down at its end, each kind of thing with one command:
 -- it may serve many callers, who share their scopes, and its time goes into commands and into the values that pass between
 -- Lua and the server. So what belongs together is one string, too. A script that fails has written nothing.
@@ -8,8 +9,17 @@
 local P, call, format, match, gmatch = KEYS[1], redis.call, string.format, string.match, string.gmatch
 local MAX_MONEY, EXPIRED_PER_CALL, MOST_VALUES = 9007199254740992, 64, 1000
 
-local epoch = call('GET', P .. ':epoch')
-if epoch ~= ARGV[2] then return redis.error_reply('DATALOST ' .. (epoch or 'none')) end
+local known, seen = match(ARGV[2], '^(.*) (%d+)$')
+local epoch, newest = unpack(call('MGET', P .. ':epoch', P .. ':entry'))
+newest = tonumber(newest or '0')
+if epoch == known and newest < tonumber(seen) then
+    -- Nobody may go on with these, also who has seen less.
+    epoch = format('rolled back from %s to %d: %s', seen, newest, known)
+    call('SET', P .. ':epoch', epoch)
+end
+if epoch ~= known then return redis.error_reply('DATALOST ' .. (epoch or 'none')) end
+
+local function told(answer) return { newest, answer } end
 
 local function whole(amount) return format('%d', amount) end
 local at = whole(now)
@@ -207,7 +217,8 @@ end
 
 -- The record: a stream with an item per entry, and one per job whose items name ids of entries, ascending throughout.
 local function write_entries()
-    local jobs, id = {}, call('INCRBY', P .. ':entry', #entries / 2) - #entries / 2
+    newest = call('INCRBY', P .. ':entry', #entries / 2)
+    local jobs, id = {}, newest - #entries / 2
     for i = 1, #entries, 2 do
         id = id + 1
         call('XADD', P .. ':entries', whole(id) .. '-0', 'entry', entries[i + 1])

@@ -1,11 +1,13 @@
 -- Changes a scope once per request. ARGV: now, epoch, request, scope, what (limit, top-up, hold-back, freeze, thaw), amount
--- (empty: no limit), note, job of the scope, 1 when nothing may be spent in it without a limit. Answers 1 and the balance, or 0 and a limit that cannot be held.
+-- (empty: no limit), note, job of the scope, 1 when nothing may be spent in it without a limit. Answers the
+-- number of its entry and the balance, or 0 and a limit that cannot be held.
 begin()
 local request, what, amount = ARGV[3], ARGV[5], tonumber(ARGV[6])
-local recorded = call('HMGET', P .. ':adjustment:' .. request, 'limit', 'spent', 'reserved', 'hold_back', 'frozen')
+local recorded = call('HMGET', P .. ':adjustment:' .. request, 'limit', 'spent', 'reserved', 'hold_back', 'frozen',
+    'entry')
 if recorded[2] then
     write_down()
-    return { 1, recorded[1] or '', recorded[2], recorded[3], recorded[4], recorded[5] }
+    return told({ recorded[6] or newest, recorded[1] or '', recorded[2], recorded[3], recorded[4], recorded[5] })
 end
 local scope = scope_of(ARGV[4])
 local limit = scope.limit
@@ -21,7 +23,7 @@ elseif what == 'freeze' or what == 'thaw' then
 end
 if limit and limit > MAX_MONEY then
     write_down()
-    return { 0, whole(limit) }
+    return told({ 0, whole(limit) })
 end
 scope.limit = limit
 change(scope)
@@ -29,4 +31,5 @@ enter('adjust', request, ARGV[8] .. '\n\n\n', 0, 0, nil, ARGV[7])
 local became = { balance(scope) }
 write_down()
 write_adjustment(request, became)
-return { 1, unpack(became) }
+call('HSET', P .. ':adjustment:' .. request, 'entry', whole(newest))
+return told({ newest, unpack(became) })

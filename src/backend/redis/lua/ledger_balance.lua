@@ -2,4 +2,4 @@
 local _, more = begin()
 local answer = { more, balance(scope_of(ARGV[3])) }
 write_down()
-return answer
+return told(answer)

@@ -42,4 +42,4 @@ for _, entry in ipairs(found) do
         end
     end
 end
-return answer
+return told(answer)

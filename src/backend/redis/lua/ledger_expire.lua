@@ -2,4 +2,4 @@
 local due, more = begin()
 write_down()
 table.insert(due, 1, more)
-return due
+return told(due)

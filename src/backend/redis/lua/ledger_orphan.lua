@@ -13,4 +13,4 @@ for _, id in ipairs(ids) do
     end
 end
 write_down()
-return count
+return told(count)

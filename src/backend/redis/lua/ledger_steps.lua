@@ -5,7 +5,7 @@
 --   scope that has too little and what it has; or 3 and the place of a frozen scope.
 -- settle: id, amount, the five counts of its usage as one string. Answers the charge and 1 for an overrun; or nothing for an
 --   unknown id.
--- release: id. Gives the money of an open reservation back. Answers nothing.
+-- release: id. Gives the money of an open reservation back. Answers 1 if it is given back, by this step or an earlier one.
 local VALUES = { reserve = 10, settle = 4, release = 2 }
 local steps, answers = {}, {}
 
@@ -40,7 +40,7 @@ end
 function steps.release(id)
     local reservation = current(id)
     if reservation and reservation.state == 'open' then close(reservation, 'released', 0, 0) end
-    return {}
+    return { reservation and reservation.state == 'released' and 1 or 0 }
 end
 
 local place, ids = 3, {}
@@ -57,4 +57,4 @@ while ARGV[place] do
     place = after
 end
 write_down()
-return answers
+return told(answers)

@@ -145,6 +145,13 @@ impl NatsServer {
         self.start_again();
     }
 
+    /// Starts it again with nothing in it: its disk was lost.
+    pub(crate) fn forget(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.directory.path().join("streams")).expect("can be removed");
+        self.start_again();
+    }
+
     /// Sends a signal by its name without SIG, for example `STOP`.
     pub(crate) fn signal(&self, name: &str) {
         // The shell's own `kill` is the one that is always there.

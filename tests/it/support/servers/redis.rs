@@ -29,6 +29,21 @@ pub(crate) struct RedisServer {
     is_tls: bool,
 }
 
+/// Where the server keeps its data.
+const LOG_FILES: &str = "appendonlydir";
+
+/// Makes the files of a directory those of another one.
+fn replace_files(from: &Path, to: &Path) {
+    if to.exists() {
+        std::fs::remove_dir_all(to).expect("can be removed");
+    }
+    std::fs::create_dir_all(to).expect("can be made");
+    for file in std::fs::read_dir(from).expect("a directory") {
+        let file = file.expect("a file");
+        std::fs::copy(file.path(), to.join(file.file_name())).expect("can be copied");
+    }
+}
+
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").port()
@@ -152,6 +167,22 @@ impl RedisServer {
     /// The same with more options from now on.
     pub(crate) fn start_again_with(&mut self, arguments: &[&str]) {
         self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self.start_again();
+    }
+
+    /// A copy of everything it holds now, as a backup would have it; it is down for a moment.
+    pub(crate) fn back_up(&mut self) -> TempDir {
+        let copy = tempfile::tempdir().expect("a temporary directory");
+        self.kill();
+        replace_files(&self.directory.path().join(LOG_FILES), &copy.path().join(LOG_FILES));
+        self.start_again();
+        copy
+    }
+
+    /// Goes back to what such a copy holds.
+    pub(crate) fn restore(&mut self, copy: &TempDir) {
+        self.kill();
+        replace_files(&copy.path().join(LOG_FILES), &self.directory.path().join(LOG_FILES));
         self.start_again();
     }
 
