@@ -4,6 +4,7 @@
 //! anything to the provider; a key is only ever reported as present. What fails keeps a run from working; what warns
 //! may surprise.
 
+mod books;
 mod limits;
 mod stores;
 mod surroundings;

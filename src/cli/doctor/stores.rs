@@ -4,10 +4,9 @@
 
 use std::path::Path;
 
-use super::{Finding, limits};
+use super::{Finding, books, limits};
 use crate::backend::embedded::{self, Durability};
-use crate::backend::{self, Backend, BackendError, EntryFilter, JobEntry, Scope};
-use crate::budget::audit::Audit;
+use crate::backend::{self, Backend, BackendError};
 use crate::cli::args::Common;
 use crate::cli::live::Watched;
 use crate::cli::opened;
@@ -134,82 +133,24 @@ async fn contents(backend: &Backend) -> Result<Vec<Finding>, BackendError> {
     let jobs = backend.events.jobs().await?;
     let newest = jobs.iter().map(|entry| entry.updated_at).max();
     findings.push(clock(backend.clock.now(), newest));
-    let mut faults = Vec::new();
+    let (mut faults, mut readable) = (Vec::new(), Vec::new());
     for entry in &jobs {
-        if let Err(failure) = Watched::load(backend, &entry.job).await {
-            faults.push(Finding::failure("jobs", failure.report(), "start that job anew; the others are not affected"));
+        match Watched::load(backend, &entry.job).await {
+            Ok(watched) => readable.push(watched.job),
+            Err(failure) => faults.push(Finding::failure(
+                "jobs",
+                failure.report(),
+                "start that job anew; the others are not affected",
+            )),
         }
     }
     if faults.is_empty() {
         faults.push(Finding::good("jobs", format!("{}, every log can be read", jobs.len())));
     }
     findings.append(&mut faults);
-    let mut over = Vec::new();
-    let of_jobs = jobs.iter().map(|entry| Scope::Job(entry.job.clone()));
-    let of_account = [Scope::Account].into_iter().chain(Scope::windows(backend.clock.now()));
-    let scopes = of_account.chain(of_jobs);
-    for scope in scopes {
-        let balance = backend.ledger.balance(&scope).await?;
-        let committed = balance.spent.saturating_add(balance.reserved);
-        if balance.limit.is_some_and(|limit| committed > limit) {
-            over.push(Finding::failure(
-                "budget",
-                format!(
-                    "{scope} has {committed} spent and reserved, over its limit of {}",
-                    balance.limit.unwrap_or_default()
-                ),
-                "look at `codeswarm budget entries`: the limit was lowered, or a call cost more than its worst case",
-            ));
-        }
-        if balance.frozen {
-            over.push(Finding::warning(
-                "budget",
-                format!("{scope} is frozen"),
-                "allow calls again with `codeswarm budget thaw`",
-            ));
-        }
-    }
-    over.append(&mut audit(backend, &jobs).await?);
-    if over.is_empty() {
-        over.push(Finding::good("budget", "spent and reserved money is within every limit and adds up entry by entry"));
-    }
-    findings.append(&mut over);
+    findings.append(&mut books::findings(backend, &readable).await);
     findings.append(&mut limits::findings(backend).await?);
     Ok(findings)
-}
-
-/// Ledger entries read at once.
-const PAGE: usize = 5_000;
-
-/// Adds the ledger's entries up again and compares them with its balances.
-async fn audit(backend: &Backend, jobs: &[JobEntry]) -> Result<Vec<Finding>, BackendError> {
-    // Before the entries: what happens meanwhile can only make them tell of more.
-    let before = backend.ledger.balance(&Scope::Account).await?;
-    let (mut audit, mut after) = (Audit::default(), 0);
-    loop {
-        let page = backend.ledger.entries(EntryFilter { after, limit: PAGE, ..EntryFilter::default() }).await?;
-        let Some(last) = page.last() else { break };
-        after = last.id;
-        page.into_iter().for_each(|entry| audit.take(entry));
-    }
-    if backend.ledger.balance(&Scope::Account).await? != before {
-        return Ok(vec![Finding::good("ledger", "not added up: money is being spent right now")]);
-    }
-    let of_jobs = audit.jobs();
-    let mut faults = Vec::new();
-    let sums = jobs.iter().map(|entry| (Scope::Job(entry.job.clone()), of_jobs.get(entry.job.as_str()).copied()));
-    for (scope, sum) in std::iter::once((Scope::Account, Some(audit.account()))).chain(sums) {
-        let (balance, sum) = (backend.ledger.balance(&scope).await?, sum.unwrap_or_default());
-        if (balance.spent, balance.reserved) != (sum.spent, sum.reserved) {
-            let what = format!(
-                "{scope}: the balance says {} spent and {} reserved, the entries say {} and {}",
-                balance.spent, balance.reserved, sum.spent, sum.reserved
-            );
-            let remedy = "stop all spending with `codeswarm budget freeze` and report this as a bug";
-            faults.push(Finding::failure("ledger", what, remedy));
-        }
-    }
-    Ok(faults)
 }
 
 /// A clock that runs behind what was recorded makes leases and times wrong.

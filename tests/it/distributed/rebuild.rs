@@ -34,6 +34,10 @@ fn case_24_a_wiped_redis_stops_all_spending_until_the_books_are_rebuilt_from_the
     let refused = cluster.codeswarm(&["budget", "show"]);
     assert!(refused.code() == Some(1) && refused.stderr.contains("codeswarm budget rebuild"), "{refused:?}");
 
+    let doctor = cluster.codeswarm(&["doctor", "--json"]);
+    let says = |what: &str| doctor.stdout.contains(what);
+    assert!(says("are not those of the journal") && says("codeswarm budget rebuild"), "{}", doctor.stdout);
+
     let rebuilt = cluster.codeswarm(&["budget", "rebuild", "--yes"]).expect_code(0);
     assert!(rebuilt.stdout.contains("rebuilt"), "{}", rebuilt.stdout);
     let balance = cluster.balance(&backend, &scope);
@@ -134,4 +138,54 @@ fn money_whose_reservation_could_not_be_written_down_is_still_set_aside_when_it_
     assert_eq!(cluster.balance(&backend, &scope).reserved, MicroUsd(100), "a call under it has money behind it");
     cluster.runtime.block_on(backend.ledger.release("r")).unwrap();
     assert_eq!(cluster.balance(&backend, &scope).reserved, MicroUsd::ZERO);
+}
+
+#[test]
+fn doctor_adds_up_features_agent_types_and_tokens_and_compares_the_counters_with_their_journal() {
+    let cluster = Cluster::start(Synthetic::new(5, 2, 2).build().unwrap().script, &[]);
+    let fleet = vec![cluster.coordinator(), cluster.worker_of_all()];
+    let backend = cluster.backend();
+    let id = cluster.submit(&cluster.proposal(), &[]);
+    cluster.wait_for_end(&backend, &id);
+    Cluster::stop_all(fleet);
+    let doctor = || cluster.codeswarm(&["doctor", "--json"]).stdout;
+    let sound = doctor();
+    assert!(sound.contains("adds up entry by entry") && sound.contains("the journal knows of entry"), "{sound}");
+
+    let field = |command: &str| match cluster.redis.command(command) {
+        redis::Value::BulkString(bytes) => String::from_utf8(bytes).unwrap(),
+        other => panic!("{command}: {other:?}"),
+    };
+    let key = "codeswarm:{budget}:scopes";
+    let log = cluster.log(&backend, &id);
+    let feature = log.iter().find_map(|recorded| match &recorded.event {
+        Event::TaskSucceeded { task, .. } => task.as_str().strip_prefix("feature/").map(str::to_owned),
+        _ => None,
+    });
+    let parts = [
+        format!("slice:{}", feature.expect("a feature was planned")),
+        "agent:coordinator-planner".into(),
+        "tokens".into(),
+    ];
+    let client = redis::Client::open(cluster.redis.url()).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    let mut set = |scope: &str, value: &str| {
+        redis::cmd("HSET").arg(key).arg(scope).arg(value).exec(&mut connection).unwrap();
+    };
+    let whole = field(&format!("HGET {key} job:{id}"));
+    for part in parts {
+        let scope = format!("job:{id}/{part}");
+        let was: Option<String> =
+            redis::from_redis_value(cluster.redis.command(&format!("HGET {key} {scope}"))).unwrap();
+        // As much as the whole job.
+        set(&scope, &whole);
+        let found = doctor();
+        let named = if part == "tokens" { "tokens: the balance says" } else { scope.as_str() };
+        assert!(found.contains(named) && found.contains("the balance says"), "{scope}: {found}");
+        match was {
+            Some(was) => set(&scope, &was),
+            None => drop(cluster.redis.command(&format!("HDEL {key} {scope}"))),
+        }
+        assert!(doctor().contains("adds up entry by entry"));
+    }
 }
