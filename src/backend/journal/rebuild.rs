@@ -6,7 +6,7 @@
 //! leaves books that nobody can use, never books that say too little.
 
 use super::books::Books;
-use super::{Found, REBUILDING, Record, fresh_name};
+use super::{Found, REBUILDING, ROLLED_BACK, Record, fresh_name};
 use crate::backend::{BackendError, Rebuilt};
 
 /// The records of a page that count. A seed other than `first` never came to count; from the one that did on, all that was
@@ -87,10 +87,11 @@ impl Books {
         })
     }
 
-    /// The error of a rebuild that lost its mark to another one; `None` when the counters were lost once more.
+    /// The error of a rebuild that lost its mark to another one; `None` when the counters were lost once more, or went back.
     async fn overtaken(&self, mark: &str) -> Option<BackendError> {
         let found = self.counters.look().await.ok()?.epoch?;
-        (found != mark).then_some(BackendError::Overtaken { what: "rebuild of the budget's books" })
+        let is_of_before = found == self.counters.known().0 || found.starts_with(ROLLED_BACK);
+        (found != mark && !is_of_before).then_some(BackendError::Overtaken { what: "rebuild of the budget's books" })
     }
 }
 

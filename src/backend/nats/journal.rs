@@ -155,13 +155,23 @@ impl Journal for StreamJournal {
     }
 
     async fn read(&self, after: u64) -> Result<Option<(u64, Vec<Record>)>, BackendError> {
-        let mut scan = self.reader.scan(&self.link.names.journal("records"), after + 1).await?;
+        let subject = self.link.names.journal("records");
+        let mut scan = self.reader.scan(&subject, after + 1).await?;
         let (mut last, mut records) = (after, Vec::new());
         for stored in scan.read(PAGE).await? {
             last = stored.sequence;
             records.append(&mut self.records(&stored)?);
         }
-        Ok((last > after).then_some((last, records)))
+        if last > after {
+            return Ok(Some((last, records)));
+        }
+        // The stream's leader knows where it ends; whichever copy was read from may be behind.
+        match self.reader.last(&subject).await? {
+            Some(Stored { sequence: end, .. }) if end > after => Err(self
+                .link
+                .unavailable(format!("the journal ends at message {end}, the copy that was read at {after}"))),
+            _ => Ok(None),
+        }
     }
 
     async fn newest(&self) -> Result<Option<u64>, BackendError> {

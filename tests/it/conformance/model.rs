@@ -99,7 +99,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (40_000..90_000_u64).prop_map(|seconds| Step::Advance { seconds }),
         1 => (1_000_000..3_000_000_u64).prop_map(|seconds| Step::Advance { seconds }),
         1 => Just(Step::Expire),
-        1 => any::<bool>().prop_map(|lost| Step::Rebuild { lost }),
+        2 => any::<bool>().prop_map(|lost| Step::Rebuild { lost }),
     ]
 }
 

@@ -94,9 +94,11 @@ async fn case_24_a_step_of_an_overtaken_rebuild_neither_removes_nor_adds_nor_ope
     let test = TestBackend::journaled().await;
     let ledger = test.backend.ledger.clone();
     limit(&*ledger, 100_000).await;
-    for number in 0..400 {
-        reserve(&*ledger, &format!("r{number}"), 10).await.unwrap();
-    }
+    // More than can be removed before anybody notices.
+    let mut many = ::redis::cmd("EVAL");
+    many.arg("for i = 1, 200000 do redis.call('SET', 'test:{budget}:x:' .. i, i) end").arg(0);
+    let client = ::redis::Client::open(test.servers[0].url()).unwrap();
+    many.exec(&mut client.get_connection().unwrap()).unwrap();
     let overtaken = tokio::spawn(async move { ledger.rebuild(true).await });
     let start = std::time::Instant::now();
     while !epoch(&test).starts_with("rebuilding") {
@@ -107,6 +109,8 @@ async fn case_24_a_step_of_an_overtaken_rebuild_neither_removes_nor_adds_nor_ope
     test.servers[0].command("SET test:{budget}:mine kept");
     let error = overtaken.await.unwrap().expect_err("overtaken");
     assert!(matches!(error, BackendError::Overtaken { .. }), "{error}");
+    let left = test.servers[0].command("DBSIZE");
+    assert!(matches!(left, ::redis::Value::Int(10_000..)), "it went on removing: {left:?} are left");
     assert_eq!(
         (epoch(&test).as_str(), test.servers[0].command("EXISTS test:{budget}:mine")),
         ("another", ::redis::Value::Int(1))
@@ -340,4 +344,45 @@ async fn case_24_a_call_whose_reservation_the_books_have_forgotten_is_charged_al
     // And the journal knows of it.
     ledger.rebuild(true).await.unwrap().expect("a journal");
     assert_eq!(counts(&*ledger).await, (50, 70));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_24_what_was_released_too_late_is_charged_on_rebuilt_books_as_well() {
+    let test = TestBackend::journaled().await;
+    let ledger = test.backend.ledger.clone();
+    limit(&*ledger, 100).await;
+    for id in ["late", "in time"] {
+        assert_eq!(reserve(&*ledger, id, 30).await.unwrap(), ReserveOutcome::Granted);
+    }
+    ledger.release("in time").await.unwrap();
+    test.pass(s(61)).await;
+    ledger.release("late").await.unwrap();
+    assert_eq!(counts(&*ledger).await, (30, 0));
+    write_down(&*ledger).await.unwrap();
+    test.servers[0].command("FLUSHALL");
+    ledger.rebuild(false).await.unwrap().expect("a journal");
+    assert_eq!(counts(&*ledger).await, (30, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_24_of_two_changes_of_a_scope_the_later_one_counts_in_whatever_order_they_were_written_down() {
+    let test = TestBackend::journaled().await;
+    let (wire, slow) = on_a_wire(&test).await;
+    limit(&*slow.ledger, 100).await;
+    wire.hold(true);
+    let first = tokio::spawn({
+        let ledger = slow.ledger.clone();
+        async move { ledger.adjust("first", &scope(), Adjustment::TopUp(usd(50))).await }
+    });
+    let ledger = &test.backend.ledger;
+    let start = std::time::Instant::now();
+    while balance(&**ledger).await.limit != Some(usd(150)) {
+        assert!(start.elapsed() < SOON, "it was never changed");
+    }
+    ledger.adjust("second", &scope(), Adjustment::TopUp(usd(7))).await.unwrap();
+    wire.hold(false);
+    assert_eq!(first.await.unwrap().unwrap().limit, Some(usd(150)));
+    test.servers[0].command("FLUSHALL");
+    ledger.rebuild(false).await.unwrap().expect("a journal");
+    assert_eq!(balance(&**ledger).await.limit, Some(usd(157)));
 }
