@@ -16,7 +16,15 @@ use crate::worker;
 const MAX_CANDIDATES: usize = 5;
 
 /// Finds a job by its id or a unique beginning of it; without one, the newest.
+///
+/// # Errors
+/// A name of nothing at all names no job: every id begins with it, and a script whose variable is empty must not freeze,
+/// cancel or pay for whatever job happens to be the only one.
 pub(super) async fn find(backend: &Backend, given: Option<&str>) -> Result<JobEntry, Failure> {
+    if given.is_some_and(|given| given.trim().is_empty()) {
+        let what = "an empty name names no job";
+        return Err(Failure::usage("CS-CLI-038", what, "give the job's id; `codeswarm list` shows the jobs there are"));
+    }
     let mut jobs = backend.events.jobs().await?;
     let Some(given) = given else { return jobs.pop().ok_or_else(no_job) };
     if let Some(exact) = jobs.iter().find(|entry| entry.job.as_str() == given) {

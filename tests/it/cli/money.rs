@@ -84,3 +84,38 @@ fn a_limit_binds_where_it_is_set() {
     assert!(stopped.out.contains("account/day"), "{}", stopped.out);
     assert!(room.run(&["doctor"]).out.contains("account/day"), "doctor names what stops everything");
 }
+
+#[test]
+fn an_empty_name_is_no_job_wherever_a_job_is_named() {
+    let room = Room::new();
+    room.finish_job(&["--out", "one"]).expect(0);
+    let id = room.status()["job"].as_str().unwrap().to_owned();
+    let before = room.run(&["budget", "show", "--json"]).expect(0).json();
+    for blank in ["", " "] {
+        for args in [
+            &["budget", "set", blank, "5"][..],
+            &["budget", "top-up", blank, "5"],
+            &["budget", "freeze", blank],
+            &["budget", "thaw", blank],
+            &["budget", "show", blank],
+            &["budget", "entries", blank],
+            &["cancel", blank],
+            &["pause", blank],
+            &["approve", blank],
+            &["retry", blank, "plan"],
+            &["resume", blank],
+            &["status", blank],
+            &["events", blank],
+            &["watch", blank],
+            &["fetch", blank, "--out", "fetched"],
+        ] {
+            let refused = room.run(args).expect(2);
+            assert!(refused.err.contains("CS-CLI-038"), "{args:?}: {}", refused.err);
+        }
+    }
+    for part in ["/feature:http-api", "/agent:backend", "/tokens"] {
+        assert!(room.run(&["budget", "set", part, "5"]).expect(2).err.contains("CS-CLI-038"), "{part}");
+    }
+    let after = room.run(&["budget", "show", "--json"]).expect(0).json();
+    assert_eq!(before, after, "job {id} and the account are as they were");
+}
