@@ -119,3 +119,27 @@ fn an_empty_name_is_no_job_wherever_a_job_is_named() {
     let after = room.run(&["budget", "show", "--json"]).expect(0).json();
     assert_eq!(before, after, "job {id} and the account are as they were");
 }
+
+#[test]
+fn a_configured_limit_never_undoes_what_a_person_has_set_since() {
+    let room = Room::new();
+    let config = |day: &str| {
+        let text = format!("[budget]\naccount_day_limit_usd = \"{day}\"\n");
+        std::fs::write(room.path().join("codeswarm.toml"), text).unwrap();
+    };
+    let day = || room.run(&["budget", "show", "--json"]).expect(0).json()["day"]["limit_micro_usd"].as_u64();
+    let run = |out: &str| room.finish_job(&["--config", "codeswarm.toml", "--out", out]);
+    config("100");
+    run("one").expect(0);
+    assert_eq!(day(), Some(100_000_000));
+    room.run(&["budget", "set", "day", "0.01"]).expect(0);
+    let stopped = run("two").expect(4);
+    assert!(stopped.out.contains("account/day"), "{}", stopped.out);
+    assert_eq!(day(), Some(10_000), "starting a process is no decision about money");
+    config("200");
+    room.run(&["resume", "--config", "codeswarm.toml", "--yes"]).expect(0);
+    assert_eq!(day(), Some(200_000_000), "a changed configuration is");
+    config("100");
+    run("three").expect(0);
+    assert_eq!(day(), Some(100_000_000), "and so is changing it back");
+}
