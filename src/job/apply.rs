@@ -6,7 +6,7 @@
 
 use super::error::{self, IllegalTransition, PlanFault};
 use super::growth::{self, Growth};
-use super::task::{Node, Task, TaskStatus, burns_attempt};
+use super::task::{Node, Task, TaskStatus, burns_attempt, ends_attempts};
 use super::{Approval, Commit, Counts, End, Feature, Job, Submission};
 use crate::clock::Timestamp;
 use crate::graph::GraphError;
@@ -165,7 +165,7 @@ impl Job {
     ) -> Result<(), Why> {
         let at = self.in_flight_as(task, attempt)?;
         let failures = self.tasks[at].failures + u32::from(burns_attempt(failure.kind));
-        let exhausted = burns_attempt(failure.kind) && failures >= self.max_attempts();
+        let exhausted = ends_attempts(failure.kind) || burns_attempt(failure.kind) && failures >= self.max_attempts();
         let status = match retry_at {
             Some(_) if exhausted || failure.kind == FailureKind::Fatal => {
                 return Err(format!("task {task} has no attempt left, yet the event names a time for the next one"));
@@ -176,6 +176,7 @@ impl Job {
         };
         self.charge(at, cost, usage);
         self.tasks[at].failures = failures;
+        self.tasks[at].failed_calls = self.tasks[at].failed_calls.saturating_add(failure.failed_calls);
         self.tasks[at].last_failure = Some(failure.clone());
         self.set_status(at, status);
         Ok(())
@@ -204,6 +205,7 @@ impl Job {
     fn revived(&mut self, task: &TaskId) -> Result<(), Why> {
         let at = self.expect(task, TaskStatus::Dead)?;
         self.tasks[at].failures = 0;
+        self.tasks[at].failed_calls = 0;
         self.tasks[at].parked_since = None;
         self.set_status(at, TaskStatus::Ready);
         for other in self.skipped_because(task).collect::<Vec<_>>() {

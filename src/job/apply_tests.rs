@@ -248,3 +248,19 @@ fn a_plan_without_its_product_is_refused_and_a_bad_one_is_a_failed_attempt() {
     let events = bench.wish(accept(Some(Product::Plan(too_many_files, digest("plan"))))).unwrap();
     assert!(matches!(&events[..], [Event::TaskFailed { failure, .. }] if failure.kind == FailureKind::Rejected));
 }
+
+#[test]
+fn calls_that_failed_for_money_are_counted_until_a_person_revives_the_task() {
+    let mut bench = Bench::submitted(false, 3);
+    let failing = |kind, calls| TaskFailure { failed_calls: calls, ..fault(kind) };
+    bench.dispatch("plan");
+    bench.answer_with("plan", failing(FailureKind::Rejected, 1));
+    bench.dispatch("plan");
+    bench.answer_with("plan", failing(FailureKind::Budget, 2));
+    assert_eq!(bench.job.task(&TaskId::plan()).unwrap().failed_calls, 3, "whatever the attempts ended with");
+    bench.dispatch("plan");
+    bench.answer_with("plan", failing(FailureKind::Exhausted, 1));
+    assert_eq!(bench.status("plan"), TaskStatus::Dead);
+    bench.wish(Decision::Retry { task: TaskId::plan() }).unwrap();
+    assert_eq!(bench.job.task(&TaskId::plan()).unwrap().failed_calls, 0);
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::error::{self, PlanFault, Refusal};
 use super::growth::Growth;
-use super::task::{Task, TaskStatus, burns_attempt};
+use super::task::{Task, TaskStatus, burns_attempt, ends_attempts};
 use super::{Approval, Feature, Job, Submission};
 use crate::clock::Timestamp;
 use crate::error::Coded;
@@ -296,7 +296,8 @@ impl Job {
         retry_at: Option<Timestamp>,
         now: Timestamp,
     ) -> Vec<Event> {
-        let exhausted = burns_attempt(failure.kind) && task.failures + 1 >= self.max_attempts();
+        let exhausted =
+            ends_attempts(failure.kind) || burns_attempt(failure.kind) && task.failures + 1 >= self.max_attempts();
         let retry_at = match failure.kind {
             FailureKind::Fatal => None,
             _ if exhausted => None,

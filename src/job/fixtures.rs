@@ -80,6 +80,7 @@ pub(super) fn fault(kind: FailureKind) -> TaskFailure {
         message: "it broke".into(),
         retry_after_ms: (kind == FailureKind::Parked).then_some(50),
         needed: None,
+        failed_calls: 0,
     }
 }
 
@@ -158,6 +159,14 @@ impl Bench {
         };
         let result = self.result(task, outcome);
         self.wish(Decision::Accept { result, product, retry_at: None }).unwrap()
+    }
+
+    /// Reports the attempt in flight as failed with exactly this failure.
+    #[track_caller]
+    pub(super) fn answer_with(&mut self, task: &str, failure: TaskFailure) -> Vec<Event> {
+        let mut result = self.result(task, Err(failure.kind));
+        result.outcome = TaskOutcome::Failed { failure };
+        self.wish(Decision::Accept { result, product: None, retry_at: None }).unwrap()
     }
 
     #[track_caller]

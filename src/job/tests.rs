@@ -11,12 +11,13 @@ use super::fixtures::*;
 use super::*;
 use crate::protocol::{Event, FailureKind, FeaturePlan, TaskKind};
 
-const KINDS: [FailureKind; 7] = [
+const KINDS: [FailureKind; 8] = [
     FailureKind::Rejected,
     FailureKind::Transient,
     FailureKind::Parked,
     FailureKind::Budget,
     FailureKind::Lost,
+    FailureKind::Exhausted,
     FailureKind::Fatal,
     FailureKind::Cancelled,
 ];
@@ -328,11 +329,13 @@ fn only_failures_of_the_attempt_itself_burn_attempts() {
         bench.dispatch("plan");
         bench.answer("plan", Err(kind));
         let task = bench.job.task(&TaskId::plan()).unwrap();
-        let burns = matches!(kind, FailureKind::Rejected | FailureKind::Transient | FailureKind::Lost);
+        let burns =
+            matches!(kind, FailureKind::Rejected | FailureKind::Transient | FailureKind::Lost | FailureKind::Exhausted);
         assert_eq!(task.failures, u32::from(burns), "{kind:?}");
         assert_eq!(task.attempt, 1);
         let ended = matches!(bench.job.status(), JobStatus::Ended(JobOutcome::Failed));
         assert_eq!(ended, kind == FailureKind::Fatal);
+        assert_eq!(task.status == TaskStatus::Dead, kind == FailureKind::Exhausted, "two attempts are left: {kind:?}");
         if kind == FailureKind::Parked {
             assert_eq!(bench.job.next_retry_at(), Some(Timestamp(NOW.0 + 50)));
             let early = bench.wish(Decision::Dispatch { tasks: vec![TaskId::plan()] });

@@ -66,6 +66,8 @@ pub struct CallOutcome {
     pub usage: Usage,
     /// Attempts sent, 0 when the call was refused before.
     pub attempts: u32,
+    /// How many of them failed at the provider and may have been billed; trials of its breaker are not counted.
+    pub failed: u32,
 }
 
 #[derive(Default)]
@@ -73,11 +75,12 @@ struct Bill {
     cost: MicroUsd,
     usage: Usage,
     attempts: u32,
+    failed: u32,
 }
 
 impl Bill {
     fn outcome(self, result: Result<LlmReply, LlmError>) -> CallOutcome {
-        CallOutcome { result, cost: self.cost, usage: self.usage, attempts: self.attempts }
+        CallOutcome { result, cost: self.cost, usage: self.usage, attempts: self.attempts, failed: self.failed }
     }
 }
 
@@ -94,6 +97,12 @@ impl Metered {
     pub fn behind(mut self, guards: Guards) -> Self {
         self.guards = Some(guards);
         self
+    }
+
+    /// The most attempts of one call.
+    #[must_use]
+    pub const fn most_attempts(&self) -> u32 {
+        self.retry.attempts
     }
 
     /// The treasurer that pays.
@@ -123,7 +132,9 @@ impl Metered {
                 Err(refused) if bill.attempts == made => return bill.outcome(Err(refused)),
                 Err(error) => error,
             };
-            let delay = match self.retry.next(bill.attempts, error.retry()) {
+            // What earlier attempts of the task may have paid for in vain counts: the loops must not multiply.
+            let made = bill.attempts.max(context.failed_calls.saturating_add(bill.failed));
+            let delay = match self.retry.next(made, error.retry()) {
                 Next::Wait(delay) => delay,
                 Next::Park(_) | Next::Stop => return bill.outcome(Err(error)),
                 Next::Exhausted => {
@@ -165,6 +176,10 @@ impl Metered {
         prepared.began = warm.began();
         let result = self.send(&prepared, reservation, cancel, bill).await;
         drop(warm);
+        let may_be_billed = result
+            .as_ref()
+            .is_err_and(|error| error.charge() == Charge::Everything && !matches!(error, LlmError::Cancelled));
+        bill.failed += u32::from(may_be_billed && !pass.as_ref().is_some_and(Pass::is_trial));
         if let Some(pass) = pass {
             pass.finish(&result, prepared.headroom.take()).await;
         }

@@ -156,6 +156,7 @@ const fn outcome_name(outcome: &TaskOutcome) -> &'static str {
             FailureKind::Parked => "parked",
             FailureKind::Budget => "budget",
             FailureKind::Lost => "lost",
+            FailureKind::Exhausted => "exhausted",
             FailureKind::Fatal => "fatal",
             FailureKind::Cancelled => "cancelled",
         },

@@ -31,6 +31,7 @@ fn message() -> TaskMessage {
         feedback: None,
         estimated_tokens: 100,
         model: None,
+        failed_calls: 0,
     }
 }
 
@@ -149,6 +150,7 @@ fn a_task_result_is_bounded_in_every_field() {
         message: "too dear".into(),
         retry_after_ms: None,
         needed: None,
+        failed_calls: 0,
     };
     let failed = |failure| TaskResult { outcome: TaskOutcome::Failed { failure }, ..result() };
     assert_eq!(task_result(&failed(failure.clone())), Ok(()));

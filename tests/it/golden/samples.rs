@@ -38,6 +38,7 @@ fn failure(kind: FailureKind) -> TaskFailure {
         message: "the provider is overloaded".into(),
         retry_after_ms: (kind == FailureKind::Parked).then_some(30_000),
         needed: (kind == FailureKind::Budget).then_some(MicroUsd(125_000)),
+        failed_calls: if kind == FailureKind::Exhausted { 3 } else { 0 },
     }
 }
 
@@ -132,6 +133,7 @@ pub(super) fn envelopes() -> Vec<(String, Envelope<TaskMessage>)> {
         feedback: None,
         estimated_tokens: 0,
         model: None,
+        failed_calls: 0,
     };
     let feature_plan = TaskMessage {
         task: TaskId::feature_plan(&feature()),
@@ -155,6 +157,7 @@ pub(super) fn envelopes() -> Vec<(String, Envelope<TaskMessage>)> {
         estimated_tokens: 800,
         ..feature_plan.clone()
     };
+    let again = envelope(TaskMessage { failed_calls: 2, ..bare.clone() });
     let full = Envelope {
         recipient: Recipient::Agent(InstanceId::new("worker-frontend-1").unwrap()),
         causation_id: Some("0198c2f1-a7b3-7d3c-8a1b-000000000000".into()),
@@ -163,8 +166,13 @@ pub(super) fn envelopes() -> Vec<(String, Envelope<TaskMessage>)> {
         ..envelope(file)
     };
     let broadcast = Envelope { recipient: Recipient::Broadcast, priority: Priority::Normal, ..envelope(bare.clone()) };
-    let samples =
-        [("plan", envelope(bare)), ("feature-plan", envelope(feature_plan)), ("file", full), ("broadcast", broadcast)];
+    let samples = [
+        ("plan", envelope(bare)),
+        ("feature-plan", envelope(feature_plan)),
+        ("file", full),
+        ("broadcast", broadcast),
+        ("again", again),
+    ];
     samples.into_iter().map(|(name, envelope)| (format!("envelope-{name}"), envelope)).collect()
 }
 
@@ -255,12 +263,13 @@ pub(super) fn events() -> Vec<(String, RecordedEvent)> {
     samples.into_iter().map(|(name, event)| (name, record(event))).collect()
 }
 
-const FAILURES: [FailureKind; 7] = [
+const FAILURES: [FailureKind; 8] = [
     FailureKind::Rejected,
     FailureKind::Transient,
     FailureKind::Parked,
     FailureKind::Budget,
     FailureKind::Lost,
+    FailureKind::Exhausted,
     FailureKind::Fatal,
     FailureKind::Cancelled,
 ];
@@ -280,6 +289,7 @@ fn failure_name(kind: FailureKind) -> &'static str {
         FailureKind::Parked => "parked",
         FailureKind::Budget => "budget",
         FailureKind::Lost => "lost",
+        FailureKind::Exhausted => "exhausted",
         FailureKind::Fatal => "fatal",
         FailureKind::Cancelled => "cancelled",
     }
