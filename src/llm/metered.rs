@@ -66,6 +66,8 @@ pub struct CallOutcome {
     pub usage: Usage,
     /// Attempts sent, 0 when the call was refused before.
     pub attempts: u32,
+    /// The model that was asked last.
+    pub model: String,
     /// How many of them failed at the provider and may have been billed; trials of its breaker are not counted.
     pub failed: u32,
 }
@@ -80,7 +82,8 @@ struct Bill {
 
 impl Bill {
     fn outcome(self, result: Result<LlmReply, LlmError>) -> CallOutcome {
-        CallOutcome { result, cost: self.cost, usage: self.usage, attempts: self.attempts, failed: self.failed }
+        let Self { cost, usage, attempts, failed } = self;
+        CallOutcome { result, cost, usage, attempts, failed, model: String::new() }
     }
 }
 

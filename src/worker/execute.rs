@@ -80,7 +80,13 @@ impl Executor {
         cancel: &CancellationToken,
     ) -> Ran {
         let role = match self.roles.get(&message.agent) {
-            Ok(role) => message.model.clone().map_or_else(|| Arc::clone(role), |model| Arc::new(role.on(model))),
+            Ok(role) => match &message.model {
+                Some(model) if self.metered.treasurer().prices().get(model).is_some() => {
+                    Arc::new(role.on(model.clone()))
+                }
+                // A coordinator with another configuration knows a price that nobody knows here.
+                Some(_) | None => Arc::clone(role),
+            },
             Err(error) => return unusable(FailureKind::Fatal, &error),
         };
         let context = match self.context(message).await {
@@ -104,7 +110,6 @@ impl Executor {
             Ok(built) => built,
             Err(error) => return unusable(FailureKind::Rejected, &error),
         };
-        let model = request.model.clone();
         let call_context = CallContext::new(
             message.job.clone(),
             message.task.clone(),
@@ -126,7 +131,7 @@ impl Executor {
         let is_used_up = failed_calls > 0 && message.failed_calls.saturating_add(failed_calls) >= most;
         let mut outcome = match called.result {
             Ok(reply) => match agent::extract(&format, &reply) {
-                Ok(product) => self.keep(product, model).await,
+                Ok(product) => self.keep(product, called.model).await,
                 Err(rejection) => failed(FailureKind::Rejected, rejection.code(), &rejection.feedback()),
             },
             Err(error) => TaskOutcome::Failed { failure: classify(&error, is_used_up) },

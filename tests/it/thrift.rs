@@ -3,7 +3,7 @@
 //! Each run is of the real program against a scripted provider, and its first run tells what the whole job costs, so that
 //! no test knows a price. Money must be sound in every one of them.
 
-use codeswarm::llm::replay::{Reply, Script, SyntheticJob};
+use codeswarm::llm::replay::{Fault, Reply, Script, SyntheticJob};
 use codeswarm::protocol::{Event, MicroUsd, Priority};
 
 use crate::faults::{Bout, Provider, Wrong, file, job, script};
@@ -118,6 +118,48 @@ async fn a_job_that_runs_out_completes_whole_features_instead_of_a_bit_of_each()
     }
     let begun = done.values().filter(|files| **files < 3).count();
     assert!(begun <= 1, "more than one feature was left half done: {done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_cheaper_model_cannot_answer_the_roles_own_does() {
+    let mut job = job_with_options();
+    job.plan.features[4].priority = Priority::Normal;
+    let twice = dollars(MicroUsd(whole_cost(&job).await.0 * 2));
+    let wrong: Wrong = job
+        .tasks
+        .iter()
+        .filter(|task| task.feature.as_str() == "f0003")
+        .map(|task| (format!("file {}", task.path), vec![Reply::new("").fault(Fault::Status404)]))
+        .collect();
+    let settings = [
+        ONE_AT_A_TIME,
+        SMALL_CALLS,
+        ("CODESWARM_JOB_BUDGET_USD", twice.as_str()),
+        ("CODESWARM_BUDGET_CHEAPER_MODEL", "claude-haiku-4-5"),
+        ("CODESWARM_BUDGET_CHEAPER_MODEL_PERCENT", "5"),
+    ];
+    let bout = Bout::of(script(&job, wrong, false), &settings).await;
+    bout.ran.assert_ended(0, &[]);
+    bout.assert_files(&job, &[]);
+    assert!(written(&bout).iter().all(|(_, model)| model == "claude-sonnet-5-5"), "{:?}", written(&bout));
+    let refused = |model: &str, code: &'static str, part: &'static str| {
+        let settings = [("CODESWARM_BUDGET_CHEAPER_MODEL", model.to_owned())];
+        let sandbox = Sandbox::new();
+        async move {
+            let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            sandbox.run(&["config", "check"], &settings).await.assert_refused(1, code, &[part]);
+            let doctor = sandbox.run(&["doctor"], &settings).await;
+            assert!(doctor.stdout.contains(code), "{doctor:?}");
+            sandbox.run_job(&[], &settings).await.assert_refused(1, code, &[part]);
+        }
+    };
+    refused("nope-model", "CS-FLEET-007", "nope-model").await;
+    // Priced, but nobody has a key for its endpoint.
+    let sandbox = Sandbox::new();
+    let other = [("CODESWARM_BUDGET_CHEAPER_MODEL", "openai/gpt-6.1-sol")];
+    sandbox.run_job(&[], &other).await.assert_refused(1, "CS-FLEET-001", &["openai"]);
+    let doctor = sandbox.run(&["doctor"], &other).await;
+    assert!(doctor.stdout.contains("there is no key for the provider openai"), "{doctor:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

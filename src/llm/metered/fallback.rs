@@ -37,6 +37,7 @@ impl Metered {
             let next = self.call_model(request.clone(), context, min_output_tokens, cancel).await;
             outcome = joined(outcome, next);
         }
+        outcome.model = request.model;
         outcome
     }
 }
@@ -65,6 +66,7 @@ fn joined(first: CallOutcome, second: CallOutcome) -> CallOutcome {
         usage: Usage::plus(first.usage, second.usage),
         attempts: first.attempts + second.attempts,
         failed: first.failed + second.failed,
+        model: second.model,
     }
 }
 
