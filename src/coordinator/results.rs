@@ -42,6 +42,7 @@ impl Coordinator {
         };
         let retry_at = retry_at(&result, failures, parked_since, &self.options.retry, now);
         note_money(running, &result);
+        running.note_pressure(&result);
         let (job, task) = (result.job.clone(), result.task.clone());
         running.stage(Decision::Accept { result, product, retry_at }, now)?;
         if let Some(running) = self.jobs.get(&job)

@@ -3,8 +3,9 @@
 //! Each run is of the real program against a scripted provider, and its first run tells what the whole job costs, so that
 //! no test knows a price. Money must be sound in every one of them.
 
+use codeswarm::backend::{EntryFilter, EntryKind, Scope};
 use codeswarm::llm::replay::{Fault, Reply, Script, SyntheticJob};
-use codeswarm::protocol::{Event, MicroUsd, Priority};
+use codeswarm::protocol::{Event, FeatureId, MicroUsd, Priority};
 
 use crate::faults::{Bout, Provider, Wrong, file, job, script};
 use crate::rig::Sandbox;
@@ -118,6 +119,52 @@ async fn a_job_that_runs_out_completes_whole_features_instead_of_a_bit_of_each()
     }
     let begun = done.values().filter(|files| **files < 3).count();
     assert!(begun <= 1, "more than one feature was left half done: {done:?}");
+}
+
+/// What the ledger says was changed, oldest first: the notes of its adjustments.
+async fn changes(sandbox: &Sandbox) -> Vec<String> {
+    let (backend, _copy) = sandbox.stores().await;
+    let entries = backend.ledger.entries(EntryFilter { limit: 100_000, ..EntryFilter::default() }).await.unwrap();
+    entries.into_iter().filter(|entry| entry.kind == EntryKind::Adjust).map(|entry| entry.note).collect()
+}
+
+/// Limits that the slice of `feature` has had, oldest first; `None` for a limit that was removed.
+fn limits(changes: &[String], feature: &str) -> Vec<Option<MicroUsd>> {
+    let slice = format!("/slice:{feature} ");
+    let of_slice = changes.iter().filter(|note| note.contains(&slice));
+    of_slice.map(|note| note.split_once("set to $").map(|(_, limit)| limit.parse().unwrap())).collect()
+}
+
+async fn spent_on(bout: &Bout, feature: &str) -> MicroUsd {
+    let (backend, _copy) = bout.sandbox.stores().await;
+    let job = backend.events.jobs().await.unwrap()[0].job.clone();
+    backend.ledger.balance(&Scope::Slice(job, FeatureId::new(feature).unwrap())).await.unwrap().spent
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn funded_features_have_limits_of_their_own_and_give_back_what_they_do_not_use() {
+    let job = job(5, 3);
+    let whole = Bout::of(dear(&job), &[ONE_AT_A_TIME, SMALL_CALLS]).await;
+    whole.ran.assert_ended(0, &[]);
+    assert!(!changes(&whole.sandbox).await.iter().any(|note| note.contains("/slice:")), "enough money needs no limits");
+    let budget = MicroUsd(whole.story.balance.spent.0 * 7 / 10);
+    let budget_usd = dollars(budget);
+    let settings = [ONE_AT_A_TIME, SMALL_CALLS, ("CODESWARM_JOB_BUDGET_USD", budget_usd.as_str())];
+    let bout = Bout::of(dear(&job), &settings).await;
+    bout.ran.assert_ended(4, &[]);
+    let changes = changes(&bout.sandbox).await;
+    let complete = bout.story.events.iter().filter_map(|event| match event {
+        Event::FeatureCommitted { feature, complete: true, .. } => Some(feature.to_string()),
+        _ => None,
+    });
+    let mut returned = 0;
+    for feature in complete {
+        let (limits, spent) = (limits(&changes, &feature), spent_on(&bout, &feature).await);
+        let most = limits.iter().flatten().max().copied().unwrap_or_default();
+        assert!(spent <= most && most <= budget, "{feature} spent {spent} of {limits:?}");
+        returned += usize::from(most > spent && limits.contains(&Some(spent)));
+    }
+    assert!(returned > 0, "a finished feature keeps no more than it spent: {changes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
