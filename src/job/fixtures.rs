@@ -36,6 +36,7 @@ pub(super) fn submission(approval: bool, max_attempts: u32) -> Submission {
             features: (1, 50),
             tasks_per_feature: (1, 8),
             max_attempts,
+            hold_back_percent: 0,
         },
     }
 }

@@ -26,6 +26,14 @@ pub struct JobSettings {
     pub tasks_per_feature: (u32, u32),
     /// Attempts per task before it is dead.
     pub max_attempts: u32,
+    /// Share of the limit that is held back for verification and repair, in percent.
+    #[serde(default, skip_serializing_if = "none_is_held_back")]
+    pub hold_back_percent: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+const fn none_is_held_back(percent: &u64) -> bool {
+    *percent == 0
 }
 
 impl JobSettings {

@@ -76,8 +76,13 @@ async fn change(screen: &Screen, common: &Common, args: AmountArgs, adds: bool) 
         .job
         .decide(Decision::BudgetChanged { limit }, backend.clock.now())
         .map_err(|refusal| Failure::error(refusal.code(), format!("job {id}: {refusal}"), refusal.remedy()))?;
-    let balance = adjust(&backend, &named.scope, adjustment).await?;
+    let mut balance = adjust(&backend, &named.scope, adjustment).await?;
     let limit = balance.limit.unwrap_or(limit);
+    let percent = watched.job.submission().map_or(0, |submission| submission.settings.hold_back_percent);
+    if percent > 0 {
+        // What is held back is a share of whatever the limit is.
+        balance = adjust(&backend, &named.scope, Adjustment::HoldBack(limit.percent(percent))).await?;
+    }
     tell(&backend, &instance, id, limit).await?;
     screen.result(&format!("job {id}: the budget is {limit} now, {} of it spent", money(balance.spent)));
     warn_if_less(screen, &balance);

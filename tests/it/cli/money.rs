@@ -143,3 +143,22 @@ fn a_configured_limit_never_undoes_what_a_person_has_set_since() {
     run("three").expect(0);
     assert_eq!(day(), Some(100_000_000), "and so is changing it back");
 }
+
+#[test]
+fn what_is_held_back_stays_the_same_share_of_a_limit_that_changes() {
+    let room = Room::new();
+    std::fs::write(room.path().join("codeswarm.toml"), "[budget]\nhold_back_percent = 10\n").unwrap();
+    room.finish_job(&["--config", "codeswarm.toml", "--out", "one", "--budget", "0.01"]).expect(4);
+    let id = room.status()["job"].as_str().unwrap().to_owned();
+    let held = || {
+        let shown = room.run(&["budget", "show", &id, "--json"]).expect(0).json();
+        shown["balance"]["hold_back_micro_usd"].as_u64().unwrap()
+    };
+    assert_eq!(held(), 1_000);
+    room.run(&["budget", "top-up", &id, "0.99"]).expect(0);
+    assert_eq!(held(), 100_000, "a tenth of $1.00");
+    room.run(&["budget", "set", &id, "0.50"]).expect(0);
+    assert_eq!(held(), 50_000, "a tenth of $0.50");
+    let shown = room.run(&["budget", "show", &id]).expect(0).out;
+    assert!(shown.contains("$0.05 held back for verification and repair (10 % of the limit)"), "{shown}");
+}

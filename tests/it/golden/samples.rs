@@ -96,6 +96,7 @@ fn settings() -> JobSettings {
         features: (5, 15),
         tasks_per_feature: (2, 8),
         max_attempts: 3,
+        hold_back_percent: 0,
     }
 }
 
@@ -257,6 +258,11 @@ pub(super) fn events() -> Vec<(String, RecordedEvent)> {
     events.extend(OUTCOMES.map(|outcome| Event::JobEnded { outcome, reason: "so it is".into() }));
     let mut samples: Vec<(String, Event)> = events.into_iter().map(|event| (event_name(&event), event)).collect();
     samples.push(("event-job-submitted-live".into(), submitted(Origin::Live)));
+    let mut holding = submitted(Origin::Live);
+    if let Event::JobSubmitted { settings, .. } = &mut holding {
+        settings.hold_back_percent = 10;
+    }
+    samples.push(("event-job-submitted-holding-back".into(), holding));
     samples.push(("event-task-failed-for-good".into(), failed(None)));
     samples.push(("event-feature-committed-partly".into(), committed(false, None)));
     let record = |event| RecordedEvent { seq: 7, at: Timestamp(1_763_717_400_123), event };
