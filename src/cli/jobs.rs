@@ -124,10 +124,13 @@ pub(super) fn lacks_money(watched: &Watched) -> bool {
 /// What a person can do about a job that money has stopped.
 pub(super) fn after_exhaustion(watched: &Watched) -> String {
     let id = watched.job.id();
-    if !lacks_money(watched) {
-        return format!("codeswarm budget thaw (if spending is still frozen), then codeswarm resume {id}");
-    }
     let reason = watched.job.end().map_or("", |(_, reason, _)| reason);
+    if !lacks_money(watched) {
+        // The scope that stopped it tells how much there is to thaw.
+        let is_of_job = reason.contains("frozen in scope job:");
+        let thaw = if is_of_job { format!("codeswarm budget thaw {id}") } else { "codeswarm budget thaw".into() };
+        return format!("{thaw} (if spending is still frozen), then codeswarm resume {id}");
+    }
     // The words of the scopes as the ledger prints them: a limit on everything is not raised by raising the job's.
     let scope = [("in account/day:", "day"), ("in account/month:", "month"), ("in account,", "account")];
     if reason.contains(" tokens left in ") {

@@ -210,6 +210,23 @@ async fn where_the_cheaper_model_cannot_answer_the_roles_own_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_thawed_job_is_told_that_everything_is_still_frozen() {
+    let job = job(5, 2);
+    let bout = Bout::of(script(&job, Wrong::new(), false), &[]).await;
+    bout.ran.assert_ended(0, &[]);
+    let id = bout.sandbox.stores().await.0.events.jobs().await.unwrap()[0].job.to_string();
+    for freeze in [&["budget", "freeze"][..], &["budget", "freeze", &id]] {
+        bout.sandbox.run(freeze, &[]).await.assert_ended(0, &["is frozen"]);
+    }
+    let shown = bout.sandbox.run(&["budget", "show", &id], &[]).await;
+    shown.assert_ended(0, &[&format!("frozen: `codeswarm budget thaw {id}` allows calls again")]);
+    let thawed = bout.sandbox.run(&["budget", "thaw", &id], &[]).await;
+    thawed.assert_ended(0, &["but everything is: `codeswarm budget thaw`"]);
+    bout.sandbox.run(&["budget", "thaw"], &[]).await.assert_ended(0, &["thawed: account", "is allowed again"]);
+    bout.sandbox.run(&["budget", "thaw"], &[]).await.assert_ended(0, &["nothing of it was frozen"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_asks_once_whether_to_go_on() {
     let job = job(5, 2);
     let twice = dollars(MicroUsd(whole_cost(&job).await.0 * 2));

@@ -5,14 +5,13 @@
 
 mod args;
 mod entries;
+mod freeze;
 mod scope;
 mod show;
 
 pub(super) use args::BudgetCommand;
 
-use std::collections::BTreeSet;
-
-use args::{AmountArgs, FreezeArgs, RebuildArgs};
+use args::{AmountArgs, RebuildArgs};
 use scope::Named;
 
 use super::args::Common;
@@ -20,7 +19,7 @@ use super::live::Watched;
 use super::screen::Screen;
 use super::words::money;
 use super::{Exit, Failure, jobs, opened, plan};
-use crate::backend::{Adjustment, Backend, Balance, Scope, Signal};
+use crate::backend::{Adjustment, Backend, Balance, Scope};
 use crate::clock;
 use crate::coordinator;
 use crate::error::Coded;
@@ -32,8 +31,8 @@ pub(super) async fn run(screen: &Screen, common: &Common, command: BudgetCommand
         BudgetCommand::Show(args) => show::show(screen, common, args).await,
         BudgetCommand::TopUp(args) => change(screen, common, args, true).await,
         BudgetCommand::Set(args) => change(screen, common, args, false).await,
-        BudgetCommand::Freeze(args) => freeze(screen, common, args, true).await,
-        BudgetCommand::Thaw(args) => freeze(screen, common, args, false).await,
+        BudgetCommand::Freeze(args) => freeze::freeze(screen, common, args).await,
+        BudgetCommand::Thaw(args) => freeze::thaw(screen, common, args).await,
         BudgetCommand::Rebuild(args) => rebuild(screen, common, &args).await,
         BudgetCommand::Entries(args) => entries::entries(screen, common, args).await,
     }
@@ -132,51 +131,6 @@ async fn adjust(backend: &Backend, scope: &Scope, adjustment: Adjustment) -> Res
 async fn tell(backend: &Backend, instance: &InstanceId, id: &JobId, limit: MicroUsd) -> Result<(), Failure> {
     coordinator::deliver(backend, instance, id, Command::BudgetChanged { limit }).await?;
     Ok(())
-}
-
-async fn freeze(screen: &Screen, common: &Common, args: FreezeArgs, freezes: bool) -> Result<Exit, Failure> {
-    let (backend, instance) = opened::open_existing(common, "budget").await?;
-    let job = match &args.job {
-        Some(given) => Some(jobs::find(&backend, Some(given)).await?.job),
-        None => None,
-    };
-    let scope = job.clone().map_or(Scope::Account, Scope::Job);
-    let adjustment = if freezes { Adjustment::Freeze } else { Adjustment::Thaw };
-    adjust(&backend, &scope, adjustment).await?;
-    if !freezes {
-        // A call that cost too much has frozen every scope it fell in.
-        for part in parts(&backend, job.as_ref()).await? {
-            if backend.ledger.balance(&part).await?.frozen {
-                adjust(&backend, &part, adjustment).await?;
-            }
-        }
-    }
-    let what = job.as_ref().map_or_else(|| "all spending".to_owned(), |id| format!("spending of job {id}"));
-    if freezes {
-        backend.broker.signal(job.map_or(Signal::Freeze, |job| Signal::CancelJob { job })).await?;
-        screen
-            .result(&format!("{what} is frozen: no new call is made, and running calls are cut off (they stay paid)"));
-        return Ok(Exit::Done);
-    }
-    for entry in backend.events.jobs().await?.into_iter().filter(|entry| job.as_ref().is_none_or(|id| *id == entry.job))
-    {
-        let watched = Watched::load(&backend, &entry.job).await?;
-        if jobs::is_active(&backend, &watched).await? {
-            tell(&backend, &instance, &entry.job, watched.limit()).await?;
-        }
-    }
-    screen.result(&format!("{what} is allowed again, within the budgets"));
-    Ok(Exit::Done)
-}
-
-/// What is frozen and thawed together with a job, or with everything.
-async fn parts(backend: &Backend, job: Option<&JobId>) -> Result<Vec<Scope>, Failure> {
-    let Some(id) = job else { return Ok(vec![Scope::Tokens]) };
-    let job = Watched::load(backend, id).await?.job;
-    let features = job.features().map(|feature| Scope::Slice(id.clone(), feature.spec.id.clone()));
-    let types: BTreeSet<_> = job.tasks().iter().map(|task| task.agent.clone()).collect();
-    let agents = types.into_iter().map(|agent| Scope::Agent(id.clone(), agent));
-    Ok(std::iter::once(Scope::JobTokens(id.clone())).chain(features).chain(agents).collect())
 }
 
 async fn rebuild(screen: &Screen, common: &Common, args: &RebuildArgs) -> Result<Exit, Failure> {
