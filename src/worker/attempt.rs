@@ -108,10 +108,11 @@ async fn run(shared: &Shared, delivery: Delivery, message: TaskMessage, claim: C
         Ran::failed(FailureKind::Lost, "CS-WORKER-003", &text)
     } else {
         tracing::debug!(agent = %message.agent, claims, "claimed");
-        let cancel = shared.stops.token(&message.job);
+        let running = shared.stops.enter(&message.job);
+        let cancel = running.token.clone();
         let heartbeat = Heartbeat::start(backend.clone(), Arc::clone(&claim), delivery.tag.clone(), cancel.clone());
         let ran = shared.executor.execute(&message, &shared.options.instance, claims, &cancel).await;
-        drop(heartbeat);
+        drop((heartbeat, running));
         ran
     };
     drop(counted);

@@ -3,6 +3,8 @@
 //! Each run is of the real program against a scripted provider, and its first run tells what the whole job costs, so that
 //! no test knows a price. Money must be sound in every one of them.
 
+use std::time::Duration;
+
 use codeswarm::backend::{EntryFilter, EntryKind, Scope};
 use codeswarm::llm::replay::{Fault, Reply, Script, SyntheticJob};
 use codeswarm::protocol::{Event, FeatureId, MicroUsd, Priority};
@@ -263,4 +265,43 @@ async fn a_job_asks_once_whether_to_go_on() {
     assert!(before < provider.billed());
     let pauses = sandbox.story().await.events.iter().filter(|event| matches!(event, Event::JobPaused)).count();
     assert_eq!(pauses, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn freezing_one_job_alone_stops_its_running_calls_within_a_second() {
+    let job = job(5, 2);
+    let slow: Wrong = job
+        .tasks
+        .iter()
+        .map(|task| (format!("file {}", task.path), vec![Reply::new(file(&task.path)).delay(Duration::from_secs(600))]))
+        .collect();
+    let provider = Provider::start(script(&job, slow, false)).await;
+    let url = provider.base_url();
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(env!("CARGO_BIN_EXE_codeswarm"));
+    command.args(["run", "proposal.md", "--out", "out", "--yes"]).env("ANTHROPIC_BASE_URL", &url);
+    command.env("CODESWARM_LLM_IDLE_TIMEOUT_SECONDS", "600");
+    let running = tokio::spawn(command.spawn().unwrap().wait_with_output());
+    let id = loop {
+        let status = sandbox.run(&["status", "--json"], &[]).await;
+        let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap_or_default();
+        let files = status["running"].as_array().into_iter().flatten().filter(|task| task["path"].is_string());
+        if files.count() == 10 && status["reserved_micro_usd"].as_u64() > Some(0) {
+            break status["job"].as_str().unwrap().to_owned();
+        }
+    };
+    sandbox.run(&["budget", "freeze", &id], &[]).await.assert_ended(0, &["is frozen"]);
+    let ended = tokio::time::timeout(Duration::from_secs(60), running).await.expect("the run ends").unwrap().unwrap();
+    assert_eq!(ended.status.code(), Some(4), "{}", String::from_utf8_lossy(&ended.stderr));
+    let (backend, _copy) = sandbox.stores().await;
+    assert!(!backend.ledger.balance(&Scope::Account).await.unwrap().frozen, "the job alone was frozen");
+    let entries = backend.ledger.entries(EntryFilter { limit: 100_000, ..EntryFilter::default() }).await.unwrap();
+    let frozen = entries.iter().find(|entry| entry.note.ends_with(" frozen")).expect("it was frozen");
+    let cut: Vec<_> = entries.iter().filter(|entry| entry.id > frozen.id && entry.kind == EntryKind::Settle).collect();
+    assert!(!cut.is_empty(), "calls were running");
+    for entry in cut {
+        let took = entry.at.since(frozen.at);
+        assert!(took < Duration::from_secs(1), "{:?} was stopped {took:?} after the freeze", entry.task);
+        assert_eq!(entry.charged, entry.reserved, "what was cut off is charged in full");
+    }
 }
