@@ -89,6 +89,7 @@ impl JobView {
     pub(super) fn state(&self) -> &'static str {
         match self.watched.job.status() {
             JobStatus::Ended(outcome) => outcome_name(outcome),
+            JobStatus::Paused if self.watched.job.pause_reason().is_some() => "paused, asks about money",
             JobStatus::Paused => "paused",
             JobStatus::AwaitingApproval => "waiting for approval",
             JobStatus::Submitted => "submitted",

@@ -23,6 +23,7 @@ mod json;
 mod list;
 mod live;
 mod opened;
+mod pause;
 mod plan;
 mod run;
 mod screen;

@@ -115,7 +115,7 @@ pub(super) fn decision(command: Command) -> Option<Decision> {
         Command::Start => return None,
         Command::Cancel { reason } => Decision::Cancel { reason },
         Command::Approve => Decision::Approve,
-        Command::Pause => Decision::Pause,
+        Command::Pause => Decision::Pause { reason: None },
         Command::Resume => Decision::Resume,
         Command::RetryTask { task } => Decision::Retry { task },
         Command::BudgetChanged { limit } => Decision::BudgetChanged { limit },

@@ -11,8 +11,8 @@ use super::{Approval, Commit, Counts, End, Feature, Job, Submission};
 use crate::clock::Timestamp;
 use crate::graph::GraphError;
 use crate::protocol::{
-    ArtifactRef, Event, FailureKind, FeatureId, FeaturePlan, JobOutcome, MicroUsd, StrategicPlan, TaskFailure, TaskId,
-    TaskKind, Usage,
+    ArtifactRef, Event, FailureKind, FeatureId, FeaturePlan, JobOutcome, MicroUsd, Overrun, StrategicPlan, TaskFailure,
+    TaskId, TaskKind, Usage,
 };
 
 /// Why an event cannot be applied.
@@ -44,13 +44,14 @@ impl Job {
             | Event::FeaturePlanned { .. }
             | Event::FeatureCommitted { .. }
             | Event::BudgetWarning { .. }
+            | Event::BudgetOverrun { .. }
             | Event::BudgetChanged { .. }
             | Event::JobResumed => end.outcome == JobOutcome::Completed,
             Event::JobSubmitted { .. }
             | Event::TaskDispatched { .. }
             | Event::ApprovalRequested { .. }
             | Event::PlanApproved
-            | Event::JobPaused
+            | Event::JobPaused { .. }
             | Event::JobEnded { .. } => true,
         };
         if forbidden { Err(format!("the job has ended ({})", error::outcome(end.outcome))) } else { Ok(()) }
@@ -100,18 +101,23 @@ impl Job {
                 self.budget_warning = Some((*limit, *spent));
                 Ok(())
             }
+            Event::BudgetOverrun { task, reserved, charged, .. } => {
+                self.find(task)?;
+                self.overruns.push((task.clone(), Overrun { reserved: *reserved, charged: *charged }));
+                Ok(())
+            }
             Event::BudgetChanged { limit } => {
                 self.budget = *limit;
                 Ok(())
             }
-            Event::JobPaused if self.paused => Err("it is paused already".into()),
-            Event::JobPaused => {
-                self.paused = true;
+            Event::JobPaused { .. } if self.paused => Err("it is paused already".into()),
+            Event::JobPaused { reason } => {
+                (self.paused, self.pause_reason) = (true, reason.clone());
                 Ok(())
             }
             Event::JobResumed if !self.paused && self.end.is_none() => Err("it is neither paused nor over".into()),
             Event::JobResumed => {
-                self.paused = false;
+                (self.paused, self.pause_reason) = (false, None);
                 self.end = None;
                 // Nobody asked the provider meanwhile.
                 self.tasks.iter_mut().for_each(|task| task.parked_since = None);
@@ -270,7 +276,7 @@ impl Job {
 
     fn ended(&mut self, outcome: JobOutcome, reason: &str, at: Timestamp) -> Result<(), Why> {
         self.may_end(outcome)?;
-        self.paused = false;
+        (self.paused, self.pause_reason) = (false, None);
         self.end = Some(End { outcome, reason: reason.to_owned(), at });
         Ok(())
     }

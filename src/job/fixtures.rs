@@ -142,6 +142,7 @@ impl Bench {
             finished_at: Timestamp(self.now.0 + 10),
             usage: Usage { output: 5, ..Usage::default() },
             cost: MicroUsd(7),
+            overrun: None,
             outcome: match outcome {
                 Ok(()) => TaskOutcome::Succeeded {
                     receipt: Receipt { artifact: digest(task), model: "m".into(), checks: vec![] },

@@ -91,7 +91,7 @@ fn step(bench: &mut Bench, choice: u8, pick: &Index, plan: &StrategicPlan) {
             let wish = match choice % 9 {
                 0 => Decision::Dispatch { tasks: vec![any_task] },
                 1 => Decision::Retry { task: any_task },
-                2 => Decision::Pause,
+                2 => Decision::Pause { reason: None },
                 3 | 4 => Decision::Resume,
                 5 => Decision::Cancel { reason },
                 6 => Decision::RequestApproval { estimate: MicroUsd(5) },
@@ -208,7 +208,7 @@ fn the_plain_walk_goes_through_every_status() {
     assert_eq!(bench.job.status(), JobStatus::AwaitingApproval);
     assert!(bench.dispatchable().is_empty());
     assert_eq!(bench.wish(Decision::Dispatch { tasks: vec![task_id("file/core/t0")] }), Err(Refusal::NotApproved));
-    bench.wish(Decision::Pause).unwrap();
+    bench.wish(Decision::Pause { reason: None }).unwrap();
     assert_eq!(bench.job.status(), JobStatus::Paused);
     bench.wish(Decision::Resume).unwrap();
     assert_eq!(bench.job.status(), JobStatus::AwaitingApproval);

@@ -25,7 +25,7 @@ use crate::backend::Settlement;
 use crate::budget::{BudgetError, CallContext, PriceTable, Reservation, Treasurer, WorstCase, WorstCaseInput};
 use crate::error::Coded;
 use crate::metric;
-use crate::protocol::{MicroUsd, Usage};
+use crate::protocol::{MicroUsd, Overrun, Usage};
 use crate::resilience::{Next, RetryPolicy};
 
 /// How much longer than a call its reservation lives: room for the settlement and its retries.
@@ -66,6 +66,8 @@ pub struct CallOutcome {
     pub usage: Usage,
     /// Attempts sent, 0 when the call was refused before.
     pub attempts: u32,
+    /// An attempt that cost more than its worst case, if one did; the ledger has frozen its scopes.
+    pub overrun: Option<Overrun>,
     /// The model that was asked last.
     pub model: String,
     /// How many of them failed at the provider and may have been billed; trials of its breaker are not counted.
@@ -78,12 +80,13 @@ struct Bill {
     usage: Usage,
     attempts: u32,
     failed: u32,
+    overrun: Option<Overrun>,
 }
 
 impl Bill {
     fn outcome(self, result: Result<LlmReply, LlmError>) -> CallOutcome {
-        let Self { cost, usage, attempts, failed } = self;
-        CallOutcome { result, cost, usage, attempts, failed, model: String::new() }
+        let Self { cost, usage, attempts, failed, overrun } = self;
+        CallOutcome { result, cost, usage, attempts, failed, overrun, model: String::new() }
     }
 }
 
@@ -288,6 +291,7 @@ impl Bill {
             Ok(outcome) => {
                 self.cost = self.cost.saturating_add(outcome.charged);
                 if outcome.overrun {
+                    self.overrun = Some(Overrun { reserved, charged: outcome.charged });
                     tracing::error!(
                         reservation = id, %reserved, charged = %outcome.charged,
                         "a call cost more than its proven worst case; its scopes are frozen"

@@ -237,6 +237,15 @@ pub enum TaskOutcome {
     },
 }
 
+/// A call that cost more than its proven worst case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overrun {
+    /// The worst case that was set aside.
+    pub reserved: MicroUsd,
+    /// What it cost.
+    pub charged: MicroUsd,
+}
+
 /// What a worker reports about one attempt, exactly once per attempt as far as effects go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskResult {
@@ -256,6 +265,9 @@ pub struct TaskResult {
     pub usage: Usage,
     /// Money charged for all its calls, including ambiguous ones.
     pub cost: MicroUsd,
+    /// Set when one of its calls cost more than its worst case: spending was frozen in the same step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overrun: Option<Overrun>,
     /// How it ended.
     #[serde(flatten)]
     pub outcome: TaskOutcome,

@@ -139,7 +139,7 @@ impl Executor {
         if let TaskOutcome::Failed { failure } = &mut outcome {
             failure.failed_calls = failed_calls;
         }
-        Ran { outcome, cost: called.cost, usage: called.usage }
+        Ran { outcome, cost: called.cost, usage: called.usage, overrun: called.overrun }
     }
 
     /// Stores what the agent made.

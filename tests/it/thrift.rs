@@ -3,11 +3,13 @@
 //! Each run is of the real program against a scripted provider, and its first run tells what the whole job costs, so that
 //! no test knows a price. Money must be sound in every one of them.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use codeswarm::backend::{EntryFilter, EntryKind, Scope};
 use codeswarm::llm::replay::{Fault, Reply, Script, SyntheticJob};
 use codeswarm::protocol::{Event, FeatureId, MicroUsd, Priority};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::faults::{Bout, Provider, Wrong, file, job, script};
 use crate::rig::Sandbox;
@@ -170,6 +172,33 @@ async fn funded_features_have_limits_of_their_own_and_give_back_what_they_do_not
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_a_person_has_set_for_a_feature_is_never_touched() {
+    let job = job(5, 3);
+    let cost = Bout::of(dear(&job), &[ONE_AT_A_TIME, SMALL_CALLS]).await.story.balance.spent;
+    let budget = dollars(MicroUsd(cost.0 * 7 / 10));
+    let provider = Provider::start(dear(&job)).await;
+    let url = provider.base_url();
+    let sandbox = Sandbox::new();
+    let settings = [
+        ONE_AT_A_TIME,
+        SMALL_CALLS,
+        ("CODESWARM_JOB_BUDGET_USD", budget.as_str()),
+        ("CODESWARM_BUDGET_WARN_PERCENT", "1"),
+        // It stops before the first file, for the limit to be set.
+        ("CODESWARM_BUDGET_PAUSE_PERCENT", "1"),
+        ("ANTHROPIC_BASE_URL", &url),
+    ];
+    sandbox.run_job(&[], &settings).await.assert_ended(4, &["budget.pause_percent"]);
+    let id = sandbox.stores().await.0.events.jobs().await.unwrap()[0].job.to_string();
+    sandbox.run(&["budget", "set", &format!("{id}/feature:f0001"), "0.000001"], &[]).await.assert_ended(0, &[]);
+    sandbox.run(&["resume", "--yes"], &settings).await.assert_ended(4, &[]);
+    let changes = changes(&sandbox).await;
+    assert!(job.plan.features.iter().any(|feature| !limits(&changes, feature.id.as_str()).is_empty()));
+    assert!(changes.iter().filter(|note| note.contains("/slice:")).count() > 1, "the others were limited: {changes:?}");
+    assert_eq!(limits(&changes, "f0001"), [Some(MicroUsd(1))], "{changes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_the_cheaper_model_cannot_answer_the_roles_own_does() {
     let mut job = job_with_options();
     job.plan.features[4].priority = Priority::Normal;
@@ -212,6 +241,38 @@ async fn where_the_cheaper_model_cannot_answer_the_roles_own_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_beyond_its_bound_raises_an_alarm_and_thawing_as_advised_lets_the_job_go_on() {
+    let job = job(5, 2);
+    // The plan of a feature: its files are left to do, whatever the others have done by then.
+    let plan = serde_json::to_string(&job.feature_plans[0]).unwrap();
+    let over = Reply::new(plan).fault(Fault::UsageOverBound);
+    let key = format!("feature-plan {}", job.plan.features[0].id);
+    let provider = Provider::start(script(&job, Wrong::from([(key, vec![over])]), false)).await;
+    let url = provider.base_url();
+    // With calls of full size, twice the output is far more than what was set aside for the input.
+    let settings = [("ANTHROPIC_BASE_URL", &*url)];
+    let sandbox = Sandbox::new();
+    let ran = sandbox.run_job(&[], &settings).await;
+    ran.assert_ended(4, &["alarm: a call of", "more than its worst case", "budget thaw", "spending was frozen"]);
+    let story = sandbox.story().await;
+    let alarms: Vec<_> = story
+        .events
+        .iter()
+        .filter(|event| matches!(event, Event::BudgetOverrun { reserved, charged, .. } if charged > reserved))
+        .collect();
+    assert_eq!(alarms.len(), 1, "{alarms:?}");
+    let events = sandbox.run(&["events"], &[]).await;
+    events.assert_ended(0, &["alarm: a call of"]);
+    let shown = sandbox.run(&["budget", "show"], &[]).await;
+    shown.assert_ended(0, &["frozen: `codeswarm budget thaw` allows calls again"]);
+    // As advised, and nothing more: job, slice and agent type were frozen as well.
+    let thawed = sandbox.run(&["budget", "thaw"], &[]).await;
+    thawed.assert_ended(0, &["all spending is allowed again", "thawed: account, job:", "/slice:", "/agent:"]);
+    let resumed = sandbox.run(&["resume", "--yes"], &settings).await;
+    resumed.assert_ended(0, &["completed", "10 of 10"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_thawed_job_is_told_that_everything_is_still_frozen() {
     let job = job(5, 2);
     let bout = Bout::of(script(&job, Wrong::new(), false), &[]).await;
@@ -229,7 +290,7 @@ async fn a_thawed_job_is_told_that_everything_is_still_frozen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_asks_once_whether_to_go_on() {
+async fn a_job_asks_once_whether_to_go_on_and_says_why_wherever_it_is_shown() {
     let job = job(5, 2);
     let twice = dollars(MicroUsd(whole_cost(&job).await.0 * 2));
     let provider = Provider::start(script(&job, Wrong::new(), false)).await;
@@ -243,28 +304,65 @@ async fn a_job_asks_once_whether_to_go_on() {
         ("CODESWARM_BUDGET_PAUSE_PERCENT", "20"),
         ("ANTHROPIC_BASE_URL", &url),
     ];
-    let mut run = sandbox.command(env!("CARGO_BIN_EXE_codeswarm"));
-    run.args(["run", "proposal.md", "--out", "out", "--yes"]).envs(settings);
-    let run = tokio::spawn({
-        let child = run.spawn().unwrap();
-        child.wait_with_output()
-    });
-    let paused = async {
-        loop {
-            let status = sandbox.run(&["status", "--json"], &[]).await;
-            if status.stdout.contains("\"paused\"") {
-                return;
+    // Nobody can be asked here: what to do is said, and the run ends instead of waiting for ever.
+    let why = "(budget.pause_percent): go on?";
+    let ran = sandbox.run_job(&[], &settings).await;
+    ran.assert_ended(4, &["paused: 2", why, "codeswarm resume", "codeswarm budget top-up"]);
+    assert!(ran.stdout.contains("paused") && ran.stdout.contains(why), "the summary says so, too: {ran:?}");
+    for arguments in [&["status"][..], &["status", "--json"], &["events"], &["list", "--json"]] {
+        sandbox.run(arguments, &[]).await.assert_ended(0, &[why]);
+    }
+    sandbox.run(&["status"], &[]).await.assert_ended(0, &["paused, asks about money", "codeswarm budget top-up"]);
+    sandbox.run(&["list"], &[]).await.assert_ended(0, &["paused, asks about money"]);
+    let before = provider.billed();
+    // Going on is the answer, for this limit.
+    sandbox.run(&["resume", "--yes"], &settings).await.assert_ended(0, &["completed"]);
+    assert!(before < provider.billed());
+    let pauses = sandbox.story().await.events.iter().filter(|event| matches!(event, Event::JobPaused { .. })).count();
+    assert_eq!(pauses, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_terminal_the_job_asks_and_an_amount_is_an_answer() {
+    let job = job(5, 2);
+    let twice = MicroUsd(whole_cost(&job).await.0 * 2);
+    let budget = dollars(twice);
+    let provider = Provider::start(script(&job, Wrong::new(), false)).await;
+    let url = provider.base_url();
+    let sandbox = Sandbox::new();
+    // A terminal of its own, as `script` of Debian's base makes one.
+    let mut command = sandbox.command("script");
+    let run = format!("{} run proposal.md --out out --yes", env!("CARGO_BIN_EXE_codeswarm"));
+    command.args(["-qfec", &run, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::piped()).envs([
+        ONE_AT_A_TIME,
+        SMALL_CALLS,
+        ("CODESWARM_JOB_BUDGET_USD", budget.as_str()),
+        ("CODESWARM_BUDGET_PAUSE_PERCENT", "20"),
+        ("CODESWARM_BUDGET_WARN_PERCENT", "10"),
+        ("ANTHROPIC_BASE_URL", &url),
+    ]);
+    let mut child = command.spawn().unwrap();
+    let (mut keyboard, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (mut seen, mut answers) = (String::new(), vec!["perhaps\n", "5\n"].into_iter());
+    let mut bytes = [0; 4_096];
+    let talking = async {
+        while let Ok(read @ 1..) = screen.read(&mut bytes).await {
+            seen.push_str(&String::from_utf8_lossy(&bytes[..read]));
+            // Asked once more after what is no answer.
+            if seen.matches("s to stop here:").count() > 2 - answers.len()
+                && let Some(answer) = answers.next()
+            {
+                keyboard.write_all(answer.as_bytes()).await.unwrap();
             }
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), paused).await.expect("the job pauses");
-    let before = provider.billed();
-    sandbox.run(&["resume"], &settings).await;
-    let ended = tokio::time::timeout(std::time::Duration::from_secs(60), run).await.expect("the job goes on").unwrap();
-    assert!(ended.unwrap().status.success());
-    assert!(before < provider.billed());
-    let pauses = sandbox.story().await.events.iter().filter(|event| matches!(event, Event::JobPaused)).count();
-    assert_eq!(pauses, 1);
+    tokio::time::timeout(Duration::from_secs(120), talking).await.expect("the run ends");
+    assert_eq!(child.wait().await.unwrap().code(), Some(0), "{seen}");
+    let story = sandbox.story().await;
+    let raised = MicroUsd(twice.0 + 5_000_000);
+    assert!(story.events.contains(&Event::BudgetChanged { limit: raised }), "{seen}");
+    assert_eq!(story.balance.limit, Some(raised));
+    story.assert_sound_money(provider.billed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

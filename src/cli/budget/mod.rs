@@ -75,13 +75,8 @@ async fn change(screen: &Screen, common: &Common, args: AmountArgs, adds: bool) 
         .job
         .decide(Decision::BudgetChanged { limit }, backend.clock.now())
         .map_err(|refusal| Failure::error(refusal.code(), format!("job {id}: {refusal}"), refusal.remedy()))?;
-    let mut balance = adjust(&backend, &named.scope, adjustment).await?;
+    let balance = set_limit(&backend, &watched, adjustment).await?;
     let limit = balance.limit.unwrap_or(limit);
-    let percent = watched.job.submission().map_or(0, |submission| submission.settings.hold_back_percent);
-    if percent > 0 {
-        // What is held back is a share of whatever the limit is.
-        balance = adjust(&backend, &named.scope, Adjustment::HoldBack(limit.percent(percent))).await?;
-    }
     tell(&backend, &instance, id, limit).await?;
     screen.result(&format!("job {id}: the budget is {limit} now, {} of it spent", money(balance.spent)));
     warn_if_less(screen, &balance);
@@ -89,6 +84,31 @@ async fn change(screen: &Screen, common: &Common, args: AmountArgs, adds: bool) 
         screen.note(&format!("no process works on the job; go on with `codeswarm resume {id}`"));
     }
     Ok(Exit::Done)
+}
+
+/// Raises a job's limit by `amount`, for a person who was asked by the process that leads it: that process is told through its
+/// queue, because a delivery would take the lead from it.
+pub(super) async fn raise(
+    screen: &Screen,
+    backend: &Backend,
+    instance: &InstanceId,
+    watched: &Watched,
+    amount: MicroUsd,
+) -> Result<(), Failure> {
+    let limit = set_limit(backend, watched, Adjustment::TopUp(amount)).await?.limit.unwrap_or_default();
+    coordinator::command(backend, instance, watched.job.id(), Command::BudgetChanged { limit }).await?;
+    screen.note(&format!("the budget is {limit} now"));
+    Ok(())
+}
+
+/// Changes a job's limit, and with it what is held back of it.
+async fn set_limit(backend: &Backend, watched: &Watched, adjustment: Adjustment) -> Result<Balance, Failure> {
+    let scope = Scope::Job(watched.job.id().clone());
+    let balance = adjust(backend, &scope, adjustment).await?;
+    let percent = watched.job.submission().map_or(0, |submission| submission.settings.hold_back_percent);
+    let Some(limit) = balance.limit.filter(|_| percent > 0) else { return Ok(balance) };
+    // What is held back is a share of whatever the limit is.
+    adjust(backend, &scope, Adjustment::HoldBack(limit.percent(percent))).await
 }
 
 /// Changes the limit of the account, of its windows, or of a part of a job.

@@ -66,6 +66,7 @@ fn joined(first: CallOutcome, second: CallOutcome) -> CallOutcome {
         usage: Usage::plus(first.usage, second.usage),
         attempts: first.attempts + second.attempts,
         failed: first.failed + second.failed,
+        overrun: second.overrun.or(first.overrun),
         model: second.model,
     }
 }

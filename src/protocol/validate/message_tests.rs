@@ -45,6 +45,7 @@ fn result() -> TaskResult {
         finished_at: Timestamp(2),
         usage: Usage::default(),
         cost: MicroUsd(1),
+        overrun: None,
         outcome: TaskOutcome::Succeeded {
             receipt: Receipt { artifact: digest(), model: "m".into(), checks: vec!["utf-8".into()] },
         },

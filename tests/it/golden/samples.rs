@@ -7,8 +7,8 @@ use codeswarm::clock::Timestamp;
 use codeswarm::protocol::{
     AgentType, ArtifactRef, Command, CommandMessage, ContextFile, Contract, Envelope, Event, FailureKind, FeatureId,
     FeaturePlan, FeatureSpec, FilePlan, Identifier, InstanceId, JobId, JobOutcome, JobSettings, MessageKind, Metadata,
-    MicroUsd, Origin, Priority, Receipt, Recipient, RecordedEvent, StrategicPlan, TaskFailure, TaskId, TaskKind,
-    TaskMessage, TaskOutcome, TaskResult, TaskSpec, TraceContext, Usage,
+    MicroUsd, Origin, Overrun, Priority, Receipt, Recipient, RecordedEvent, StrategicPlan, TaskFailure, TaskId,
+    TaskKind, TaskMessage, TaskOutcome, TaskResult, TaskSpec, TraceContext, Usage,
 };
 
 fn artifact(digit: char) -> ArtifactRef {
@@ -187,10 +187,13 @@ pub(super) fn results() -> Vec<(String, TaskResult)> {
         finished_at: Timestamp(1_763_717_409_456),
         usage: usage(),
         cost: MicroUsd(12_345),
+        overrun: None,
         outcome,
     };
     let failed = |kind| result(TaskOutcome::Failed { failure: failure(kind) });
     let mut samples = vec![("result-succeeded".to_owned(), result(TaskOutcome::Succeeded { receipt: receipt() }))];
+    let overrun = Some(Overrun { reserved: MicroUsd(10_000), charged: MicroUsd(12_345) });
+    samples.push(("result-succeeded-over-its-bound".to_owned(), TaskResult { overrun, ..samples[0].1.clone() }));
     samples.extend(FAILURES.map(|kind| (format!("result-failed-{}", failure_name(kind)), failed(kind))));
     samples
 }
@@ -252,7 +255,8 @@ pub(super) fn events() -> Vec<(String, RecordedEvent)> {
         committed(true, Some("8da91fce".repeat(5))),
         Event::BudgetWarning { spent: MicroUsd(4_000_000), limit: MicroUsd(5_000_000) },
         Event::BudgetChanged { limit: MicroUsd(7_500_000) },
-        Event::JobPaused,
+        Event::JobPaused { reason: None },
+        Event::BudgetOverrun { task: file_task(), attempt: 2, reserved: MicroUsd(20_000), charged: MicroUsd(30_000) },
         Event::JobResumed,
     ];
     events.extend(OUTCOMES.map(|outcome| Event::JobEnded { outcome, reason: "so it is".into() }));
@@ -265,6 +269,8 @@ pub(super) fn events() -> Vec<(String, RecordedEvent)> {
     samples.push(("event-job-submitted-holding-back".into(), holding));
     samples.push(("event-task-failed-for-good".into(), failed(None)));
     samples.push(("event-feature-committed-partly".into(), committed(false, None)));
+    let asks = Event::JobPaused { reason: Some("80 % of the budget is spent".into()) };
+    samples.push(("event-job-paused-to-ask".into(), asks));
     let record = |event| RecordedEvent { seq: 7, at: Timestamp(1_763_717_400_123), event };
     samples.into_iter().map(|(name, event)| (name, record(event))).collect()
 }
@@ -339,7 +345,8 @@ fn event_name(event: &Event) -> String {
         Event::FeatureCommitted { .. } => "feature-committed",
         Event::BudgetWarning { .. } => "budget-warning",
         Event::BudgetChanged { .. } => "budget-changed",
-        Event::JobPaused => "job-paused",
+        Event::JobPaused { .. } => "job-paused",
+        Event::BudgetOverrun { .. } => "budget-overrun",
         Event::JobResumed => "job-resumed",
         Event::JobEnded { outcome, .. } => return format!("event-job-ended-{}", outcome_name(*outcome)),
     };
