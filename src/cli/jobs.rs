@@ -21,6 +21,8 @@ const MAX_CANDIDATES: usize = 5;
 /// A name of nothing at all names no job: every id begins with it, and a script whose variable is empty must not freeze,
 /// cancel or pay for whatever job happens to be the only one.
 pub(super) async fn find(backend: &Backend, given: Option<&str>) -> Result<JobEntry, Failure> {
+    // A scope of the ledger is printed with the word before the id, and what is printed may be typed back.
+    let given = given.map(|given| given.strip_prefix("job:").unwrap_or(given));
     if given.is_some_and(|given| given.trim().is_empty()) {
         let what = "an empty name names no job";
         return Err(Failure::usage("CS-CLI-038", what, "give the job's id; `codeswarm list` shows the jobs there are"));

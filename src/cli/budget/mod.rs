@@ -48,13 +48,25 @@ fn amount(args: &AmountArgs, adds: bool) -> Result<Option<MicroUsd>, Failure> {
     let wrong = |what: String| Failure::usage("CS-CLI-003", what, remedy);
     let amount = match (args.amount.as_str(), counts_tokens) {
         ("none", _) if !adds => return Ok(None),
-        (text, true) => text.parse::<u64>().map(MicroUsd).map_err(|error| wrong(format!("amount: {error}")))?,
+        (text, true) => tokens(text).map_err(wrong)?,
         (text, false) => text.parse::<MicroUsd>().map_err(|error| wrong(format!("amount: {error}")))?,
     };
     if amount == MicroUsd::ZERO {
         return Err(wrong("amount: nothing at all changes nothing that could be used".into()));
     }
     Ok(Some(amount))
+}
+
+/// Highest ceiling in tokens, as in the configuration; no fleet gets there.
+const MOST_TOKENS: u64 = 1_000_000_000_000_000;
+
+/// A number of tokens.
+fn tokens(text: &str) -> Result<MicroUsd, String> {
+    if text.is_empty() || text.contains(|c: char| !c.is_ascii_digit()) {
+        return Err(format!("amount: {text:?} is not a whole number of tokens"));
+    }
+    let counted = text.parse::<u64>().ok().filter(|tokens| *tokens <= MOST_TOKENS).map(MicroUsd);
+    counted.ok_or_else(|| format!("amount: {text} tokens are more than the highest ceiling, {MOST_TOKENS}"))
 }
 
 async fn change(screen: &Screen, common: &Common, args: AmountArgs, adds: bool) -> Result<Exit, Failure> {
@@ -122,6 +134,11 @@ async fn change_other(
     if named.scope.needs_limit() && adjustment == Adjustment::SetLimit(None) {
         let what = "a job without a limit may spend nothing".to_owned();
         return Err(Failure::usage("CS-CLI-003", what, "give US dollars above zero, for example 5 or 0.25"));
+    }
+    let is_unlimited = || async { Ok::<_, Failure>(backend.ledger.balance(&named.scope).await?.limit.is_none()) };
+    if matches!(adjustment, Adjustment::TopUp(_)) && is_unlimited().await? {
+        let what = format!("{} has no limit: there is nothing to raise", named.scope);
+        return Err(Failure::error("CS-CLI-039", what, "set one with `codeswarm budget set`, if there is to be one"));
     }
     let balance = adjust(backend, &named.scope, adjustment).await?;
     if let Some(job) = &named.job {
