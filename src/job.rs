@@ -31,8 +31,8 @@ use self::rank::Ranks;
 use crate::clock::Timestamp;
 use crate::graph::Graph;
 use crate::protocol::{
-    ArtifactRef, FeatureId, JobId, JobOutcome, JobSettings, MicroUsd, Origin, RecordedEvent, StrategicPlan, TaskId,
-    Usage,
+    ArtifactRef, FeatureId, JobId, JobOutcome, JobSettings, MicroUsd, Origin, Overrun, RecordedEvent, StrategicPlan,
+    TaskId, Usage,
 };
 
 /// What was handed over at submission; never changes.
@@ -81,7 +81,11 @@ pub struct Job {
     approval: Approval,
     /// The limit for which a budget warning was recorded, and what was spent then.
     budget_warning: Option<(MicroUsd, MicroUsd)>,
+    /// Calls that cost more than their worst case, and the tasks that made them.
+    overruns: Vec<(TaskId, Overrun)>,
     paused: bool,
+    /// Why a person is asked, while it is paused for that.
+    pause_reason: Option<String>,
     end: Option<End>,
 }
 
@@ -138,7 +142,9 @@ impl Job {
             file_work_began: false,
             approval: Approval::NotAsked,
             budget_warning: None,
+            overruns: Vec::new(),
             paused: false,
+            pause_reason: None,
             end: None,
         }
     }

@@ -92,7 +92,6 @@ fn submission(id: &JobId, output: String) -> Submission {
         name: "bench".into(),
         proposal: "A job made up to be measured.".into(),
         budget: MicroUsd(10_000_000_000),
-        hold_back: MicroUsd::ZERO,
         free_tokens: None,
         origin: Origin::Live,
         settings: JobSettings {
@@ -102,6 +101,7 @@ fn submission(id: &JobId, output: String) -> Submission {
             features: (1, 10_000),
             tasks_per_feature: (1, 10_000),
             max_attempts: 3,
+            hold_back_percent: 0,
         },
     }
 }

@@ -59,6 +59,7 @@ pub(crate) async fn run(rate: u32, count: usize) -> Pickup {
         feedback: None,
         estimated_tokens: 100,
         model: None,
+        failed_calls: 0,
     };
     let mut published = HashMap::new();
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);

@@ -209,7 +209,6 @@ fn submission(id: &JobId) -> Submission {
         name: "bench".into(),
         proposal: "A job made up to be measured.".into(),
         budget: MicroUsd(10_000_000_000),
-        hold_back: MicroUsd::ZERO,
         free_tokens: None,
         origin: Origin::Live,
         settings: JobSettings {
@@ -219,6 +218,7 @@ fn submission(id: &JobId) -> Submission {
             features: (1, 10_000),
             tasks_per_feature: (1, 10_000),
             max_attempts: 3,
+            hold_back_percent: 0,
         },
     }
 }

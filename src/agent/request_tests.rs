@@ -57,6 +57,7 @@ fn message(kind: TaskKind, agent: &str) -> TaskMessage {
         feedback: None,
         estimated_tokens: 0,
         model: None,
+        failed_calls: 0,
     }
 }
 

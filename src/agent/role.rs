@@ -70,10 +70,11 @@ pub struct Role {
 }
 
 impl Role {
-    /// The same role on another model.
+    /// The same role on another model; its own one, and then its fallbacks, stand in where that one cannot answer.
     #[must_use]
     pub fn on(&self, model: String) -> Self {
-        Self { model, ..self.clone() }
+        let own = std::iter::once(&self.model).chain(&self.fallback).filter(|own| **own != model).cloned().collect();
+        Self { model, fallback: own, ..self.clone() }
     }
 
     /// What the type is for, in one line of at most 200 characters.
@@ -252,5 +253,13 @@ mod tests {
         assert!(book.get(&coder).unwrap().prompt.starts_with("# coder: "));
         assert_eq!(book.choices().len(), 13);
         assert!(book.get(&AgentType::new("nobody").unwrap()).is_err());
+    }
+    #[test]
+    fn a_role_on_another_model_falls_back_on_its_own() {
+        let book = RoleBook::builtin("own");
+        let role = book.get(&AgentType::planner()).unwrap();
+        let role = Role { fallback: vec!["cheap".into(), "third".into()], ..Role::clone(role) };
+        let on = role.on("cheap".into());
+        assert_eq!((on.model.as_str(), &on.fallback[..]), ("cheap", &["own".to_owned(), "third".to_owned()][..]));
     }
 }

@@ -30,6 +30,8 @@ pub struct CallContext {
     pub scopes: Vec<Scope>,
     /// True for verification and repair.
     pub may_use_hold_back: bool,
+    /// Calls of earlier attempts of the task that failed at the provider and may have been billed.
+    pub failed_calls: u32,
     token: Arc<str>,
     calls: Arc<AtomicU32>,
 }
@@ -41,7 +43,19 @@ impl CallContext {
         let scopes = vec![Scope::Account, Scope::Job(job.clone()), Scope::Agent(job.clone(), agent.clone())];
         let token = clock::random_token(8).into();
         let calls = Arc::new(AtomicU32::new(0));
-        Self { job, task, agent, instance, attempt, claim, scopes, may_use_hold_back: false, token, calls }
+        Self {
+            job,
+            task,
+            agent,
+            instance,
+            attempt,
+            claim,
+            scopes,
+            may_use_hold_back: false,
+            failed_calls: 0,
+            token,
+            calls,
+        }
     }
 
     /// The same context, paying from the slice of `feature` as well.
@@ -55,6 +69,13 @@ impl CallContext {
     #[must_use]
     pub fn with_hold_back(mut self) -> Self {
         self.may_use_hold_back = true;
+        self
+    }
+
+    /// The same context after so many calls of earlier attempts that failed at the provider and may have been billed.
+    #[must_use]
+    pub const fn after_failed_calls(mut self, failed_calls: u32) -> Self {
+        self.failed_calls = failed_calls;
         self
     }
 

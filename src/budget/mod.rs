@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod bound;
+pub mod configured;
 pub mod context;
 pub mod error;
 pub mod price;

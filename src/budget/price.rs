@@ -157,6 +157,11 @@ impl ModelPrice {
         self.long_prompt.iter().map(|tier| tier.over)
     }
 
+    /// The prices of short prompts, with when they hold in words.
+    pub fn seasons(&self) -> impl Iterator<Item = (String, Rates)> {
+        self.seasons.iter().map(|(season, rates)| (season.to_string(), *rates))
+    }
+
     /// True when its calls cost nothing because somebody said so; a price of zero in the table is refused.
     #[must_use]
     pub const fn is_free(&self) -> bool {
@@ -292,6 +297,17 @@ impl PriceTable {
 
     fn listed(&self, model: &str) -> Option<&ModelPrice> {
         self.models.get(model).or_else(|| self.models.get(self.aliases.get(model)?.as_deref()?))
+    }
+
+    /// The prices of `model` for short prompts at present: the dearest that a call that begins now can have.
+    #[must_use]
+    pub fn present(&self, model: &ModelPrice) -> Rates {
+        model.base(Some(Window::of_bound(self.clock.now())))
+    }
+
+    /// Names of all endpoints and how their models are priced.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&str, EndpointPrices)> {
+        self.endpoints.iter().map(|(name, prices)| (name.as_str(), *prices))
     }
 
     /// Names of all known models, ascending.

@@ -72,8 +72,8 @@ pub(super) enum Command {
     /// Show and check the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// List the models that have a price; no other is ever called.
-    Models(JsonArg),
+    /// List the models that have a price, or show one of them; no other is ever called.
+    Models(ModelsArgs),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -228,6 +228,14 @@ pub(super) struct SubmitArgs {
     /// Print the job as JSON on standard output.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct ModelsArgs {
+    /// Show everything about this one, plain or as endpoint/model.
+    pub(super) model: Option<String>,
+    #[command(flatten)]
+    pub(super) output: JsonArg,
 }
 
 #[derive(Debug, Clone, Args)]

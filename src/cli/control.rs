@@ -28,7 +28,7 @@ pub(super) async fn cancel(screen: &Screen, common: &Common, args: CancelArgs) -
 }
 
 pub(super) async fn pause(screen: &Screen, common: &Common, args: NamedJob) -> Result<Exit, Failure> {
-    let asked = Asked { command: Command::Pause, decision: Decision::Pause };
+    let asked = Asked { command: Command::Pause, decision: Decision::Pause { reason: None } };
     carry_out(screen, common, &args.job, asked, &["paused", "already paused"]).await
 }
 

@@ -16,7 +16,17 @@ use crate::worker;
 const MAX_CANDIDATES: usize = 5;
 
 /// Finds a job by its id or a unique beginning of it; without one, the newest.
+///
+/// # Errors
+/// A name of nothing at all names no job: every id begins with it, and a script whose variable is empty must not freeze,
+/// cancel or pay for whatever job happens to be the only one.
 pub(super) async fn find(backend: &Backend, given: Option<&str>) -> Result<JobEntry, Failure> {
+    // A scope of the ledger is printed with the word before the id, and what is printed may be typed back.
+    let given = given.map(|given| given.strip_prefix("job:").unwrap_or(given));
+    if given.is_some_and(|given| given.trim().is_empty()) {
+        let what = "an empty name names no job";
+        return Err(Failure::usage("CS-CLI-038", what, "give the job's id; `codeswarm list` shows the jobs there are"));
+    }
     let mut jobs = backend.events.jobs().await?;
     let Some(given) = given else { return jobs.pop().ok_or_else(no_job) };
     if let Some(exact) = jobs.iter().find(|entry| entry.job.as_str() == given) {
@@ -81,6 +91,7 @@ impl JobView {
     pub(super) fn state(&self) -> &'static str {
         match self.watched.job.status() {
             JobStatus::Ended(outcome) => outcome_name(outcome),
+            JobStatus::Paused if self.watched.job.pause_reason().is_some() => "paused, asks about money",
             JobStatus::Paused => "paused",
             JobStatus::AwaitingApproval => "waiting for approval",
             JobStatus::Submitted => "submitted",
@@ -116,10 +127,13 @@ pub(super) fn lacks_money(watched: &Watched) -> bool {
 /// What a person can do about a job that money has stopped.
 pub(super) fn after_exhaustion(watched: &Watched) -> String {
     let id = watched.job.id();
-    if !lacks_money(watched) {
-        return format!("codeswarm budget thaw (if spending is still frozen), then codeswarm resume {id}");
-    }
     let reason = watched.job.end().map_or("", |(_, reason, _)| reason);
+    if !lacks_money(watched) {
+        // The scope that stopped it tells how much there is to thaw.
+        let is_of_job = reason.contains("frozen in scope job:");
+        let thaw = if is_of_job { format!("codeswarm budget thaw {id}") } else { "codeswarm budget thaw".into() };
+        return format!("{thaw} (if spending is still frozen), then codeswarm resume {id}");
+    }
     // The words of the scopes as the ledger prints them: a limit on everything is not raised by raising the job's.
     let scope = [("in account/day:", "day"), ("in account/month:", "month"), ("in account,", "account")];
     if reason.contains(" tokens left in ") {

@@ -11,13 +11,15 @@ use crate::job::{Counts, Task};
 use crate::protocol::RecordedEvent;
 
 /// Keys of event fields that hold money, and what they are called here.
-const MONEY: [(&str, &str); 6] = [
+const MONEY: [(&str, &str); 8] = [
     ("budget", "budget_micro_usd"),
     ("cost", "cost_micro_usd"),
     ("spent", "spent_micro_usd"),
     ("limit", "limit_micro_usd"),
     ("estimate", "estimate_micro_usd"),
     ("needed", "needed_micro_usd"),
+    ("reserved", "reserved_micro_usd"),
+    ("charged", "charged_micro_usd"),
 ];
 
 /// Keys of event fields that hold an instant.
@@ -42,7 +44,7 @@ pub(super) fn brief(view: &JobView, updated_at: Timestamp) -> Value {
         "submitted_at": job.submitted_at().to_string(),
         "updated_at": updated_at.to_string(),
         "ended_at": job.end().map(|(_, _, at)| at.to_string()),
-        "reason": job.end().map(|(_, reason, _)| reason),
+        "reason": job.end().map(|(_, reason, _)| reason).or_else(|| job.pause_reason()),
     })
 }
 

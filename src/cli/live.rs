@@ -238,7 +238,8 @@ const fn is_remarkable(event: &Event) -> bool {
             | Event::FeatureCommitted { .. }
             | Event::BudgetWarning { .. }
             | Event::BudgetChanged { .. }
-            | Event::JobPaused
+            | Event::BudgetOverrun { .. }
+            | Event::JobPaused { .. }
             | Event::JobResumed
     )
 }

@@ -23,6 +23,8 @@ mod json;
 mod list;
 mod live;
 mod opened;
+mod models;
+mod pause;
 mod plan;
 mod run;
 mod screen;
@@ -97,6 +99,6 @@ async fn dispatch(screen: &Screen, cli: Cli) -> Result<Exit, Failure> {
         Command::Budget(command) => budget::run(screen, common, command).await,
         Command::Doctor(args) => doctor::run(screen, common, args).await,
         Command::Config(command) => configuration::run(screen, common, command),
-        Command::Models(args) => configuration::models(screen, &cli.common, &args),
+        Command::Models(args) => models::run(screen, &cli.common, &args),
     }
 }

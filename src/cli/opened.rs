@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::Failure;
 use super::args::{Common, FleetArgs};
-use crate::backend::{self, Adjustment, Backend, Scope, embedded};
+use crate::backend::{self, Backend, Scope, embedded};
+use crate::budget::configured;
 use crate::config::{Environment, Layers, Loaded, Settings};
 use crate::fleet::Replay;
 use crate::protocol::{InstanceId, MicroUsd};
@@ -96,11 +97,7 @@ pub(super) async fn open_for(common: &Common, loaded: &Loaded, instance: &Instan
         (Scope::Tokens, tokens),
     ] {
         let Some(limit) = limit else { continue };
-        let present = backend.ledger.balance(&scope).await?;
-        if present.limit != Some(limit) {
-            let request = format!("configured:{scope}:{}", crate::clock::unique_id());
-            backend.ledger.adjust(&request, &scope, Adjustment::SetLimit(Some(limit))).await?;
-        }
+        configured::apply(&backend, instance, &scope, limit).await?;
     }
     Ok(backend)
 }

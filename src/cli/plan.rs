@@ -46,36 +46,41 @@ pub(super) async fn ask(
     tokio::select! {
         answer = read_line() => answer,
         () = interrupts.next() => Ok(Answer::Nobody),
-        decided = decided_elsewhere(backend, watched) => decided.map(|()| Answer::Elsewhere),
+        decided = left(backend, watched, JobStatus::AwaitingApproval) => decided.map(|()| Answer::Elsewhere),
     }
 }
 
-/// Reads the answer on a thread of its own: it may block for ever, and the process ends all the same.
+/// Reads a yes or no.
 pub(super) async fn read_line() -> Result<Answer, Failure> {
+    let line = read_text().await?;
+    Ok(match line.trim().to_ascii_lowercase().as_str() {
+        _ if line.is_empty() => Answer::Nobody,
+        "y" | "yes" => Answer::Yes,
+        _ => Answer::No,
+    })
+}
+
+/// Reads a line, empty at the end of input, on a thread of its own: it may block for ever, and the process ends all the same.
+pub(super) async fn read_text() -> Result<String, Failure> {
     let read = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
         std::io::stdin().lock().read_line(&mut line).map(|_| line)
     });
     let line = read.await.map_err(|error| error.to_string()).and_then(|read| read.map_err(|error| error.to_string()));
-    match line {
-        Ok(line) if line.is_empty() => Ok(Answer::Nobody),
-        Ok(line) if matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes") => Ok(Answer::Yes),
-        Ok(_) => Ok(Answer::No),
-        Err(error) => {
-            let what = format!("cannot read the answer: {error}");
-            Err(Failure::error("CS-CLI-006", what, "add --yes to answer yes"))
-        }
-    }
+    line.map_err(|error| {
+        let what = format!("cannot read the answer: {error}");
+        Failure::error("CS-CLI-006", what, "add --yes to answer yes")
+    })
 }
 
-/// Waits until the job no longer waits for approval.
-async fn decided_elsewhere(backend: &Backend, watched: &Watched) -> Result<(), Failure> {
+/// Waits until the job is no longer in this state.
+pub(super) async fn left(backend: &Backend, watched: &Watched, state: JobStatus) -> Result<(), Failure> {
     let id = watched.job.id();
     let mut seen = watched.seq();
     loop {
         backend.events.wait(id, seen, WAIT).await?;
         let now = Watched::load(backend, id).await?;
-        if now.job.status() != JobStatus::AwaitingApproval {
+        if now.job.status() != state {
             return Ok(());
         }
         seen = now.seq();

@@ -12,7 +12,7 @@ use super::screen::Screen;
 use super::submit::Output;
 use super::summary::Summary;
 use super::words::{files_go, money};
-use super::{Exit, Failure, jobs, opened, plan, submit, watch};
+use super::{Exit, Failure, jobs, opened, pause, plan, submit, watch};
 use crate::backend::open::is_distributed;
 use crate::backend::{Backend, Scope};
 use crate::config::{Environment, Loaded, Settings};
@@ -140,7 +140,7 @@ async fn lead(
     let mut interrupts = Interrupts::listen()?;
     let local = LocalFleet::start(backend, parts, settings, options).await?;
     let mut live = Live::new(screen, backend, &job, Lines::Notes).await?;
-    let mut asked = false;
+    let (mut asked, mut asked_for_money) = (false, false);
     let mut interrupted = 0;
     let joined = {
         let drain = local.drain_handle();
@@ -158,6 +158,14 @@ async fn lead(
                             drain.cancel();
                         }
                     }
+                    let asks = live.watched().job.pause_reason().is_some();
+                    if asks && !asked_for_money {
+                        let goes_on = live.suspended(|| pause::settle(screen, backend, &instance, live.watched(), &mut interrupts));
+                        if !goes_on.await? {
+                            drain.cancel();
+                        }
+                    }
+                    asked_for_money = asks;
                 }
                 () = interrupts.next() => {
                     interrupted += 1;

@@ -42,6 +42,18 @@ impl Screen {
         }
     }
 
+    /// Records for a spreadsheet, each line ended as RFC 4180 wants it.
+    pub(super) fn records(&self, text: &str) {
+        let mut output = std::io::stdout().lock();
+        let mut write = || {
+            text.lines().try_for_each(|line| write!(output, "{}\r\n", printable(line)))?;
+            output.flush()
+        };
+        if write().is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+            std::process::exit(0);
+        }
+    }
+
     /// Progress or explanation: one or more lines to standard error.
     pub(super) fn note(&self, text: &str) {
         // Nobody may be listening, and a paid job does not stop because of that.

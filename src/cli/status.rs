@@ -8,7 +8,7 @@ use super::screen::Screen;
 use super::story::first_line;
 use super::table::{Fit, Table, facts, hang};
 use super::words::{ago, clock, files_are, instant, money};
-use super::{Exit, Failure, json as values, opened};
+use super::{Exit, Failure, json as values, opened, pause};
 use crate::clock::Timestamp;
 use crate::job::{FeatureRollup, JobStatus, TaskStatus};
 use crate::protocol::{JobOutcome, Origin};
@@ -79,6 +79,7 @@ fn overview(view: &JobView, now: Timestamp) -> Vec<(&'static str, String)> {
             pairs.push(("reason", reason.to_owned()));
         }
     }
+    pairs.extend(job.pause_reason().map(|reason| ("reason", reason.to_owned())));
     if let Some(Origin::Replay { path }) = watched.origin() {
         pairs.push(("replies", format!("recorded, not from a live model ({path})")));
     }
@@ -148,6 +149,7 @@ fn next_step(view: &JobView) -> Option<String> {
             let dead = view.watched.job.tasks().iter().find(|task| task.status == TaskStatus::Dead)?;
             Some(format!("codeswarm retry {id} {}, then codeswarm resume {id}", dead.id))
         }
+        JobStatus::Paused if view.watched.job.pause_reason().is_some() => Some(pause::remedy(id)),
         JobStatus::AwaitingApproval => Some(format!("codeswarm approve {id}, or codeswarm cancel {id}")),
         _ if view.active && view.watched.job.status() != JobStatus::Paused => Some(format!("codeswarm watch {id}")),
         _ => Some(format!("codeswarm resume {id}")),

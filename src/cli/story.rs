@@ -3,6 +3,7 @@
 //! Each sentence is told about the job as it was right after that event, so that counters in consecutive lines count.
 
 use super::live::Watched;
+use super::pause;
 use super::words::{money, seconds};
 use crate::protocol::{Event, JobOutcome, RecordedEvent, TaskKind};
 
@@ -45,8 +46,13 @@ pub(super) fn tell(watched: &Watched, recorded: &RecordedEvent) -> String {
         Event::BudgetWarning { spent, limit } => {
             format!("warning: {} of the budget of {limit} is spent", money(*spent))
         }
+        Event::BudgetOverrun { task, reserved, charged, .. } => format!(
+            "alarm: a call of {task} cost {charged}, more than its worst case of {reserved}; spending is frozen and running calls \
+             are cut off. Compare with the provider's bill, then `codeswarm budget thaw`"
+        ),
         Event::BudgetChanged { limit } => format!("the budget is {limit} now"),
-        Event::JobPaused => "paused".into(),
+        Event::JobPaused { reason: None } => "paused".into(),
+        Event::JobPaused { reason: Some(reason) } => format!("paused: {reason} ({})", pause::remedy(watched.job.id())),
         Event::JobResumed => "resumed".into(),
         Event::JobEnded { outcome, reason } => format!("ended: {} ({reason})", outcome_name(*outcome)),
     }

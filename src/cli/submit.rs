@@ -78,7 +78,6 @@ pub(super) fn prepare(
         name: name_of(&proposal, &args.proposal),
         proposal,
         budget,
-        hold_back: budget.percent(settings.budget.hold_back_percent),
         free_tokens: Some(settings.job.free_tokens).filter(|tokens| *tokens > 0),
         origin: origin(replay)?,
         settings: job_settings(settings, &out, args.git, !args.yes),
@@ -205,6 +204,7 @@ fn job_settings(settings: &Settings, out: &Path, git: bool, approval: bool) -> J
         features: (job.min_features, job.max_features),
         tasks_per_feature: (job.min_tasks_per_feature, job.max_tasks_per_feature),
         max_attempts: job.max_attempts,
+        hold_back_percent: settings.budget.hold_back_percent,
     }
 }
 

@@ -9,7 +9,7 @@ use super::screen::Screen;
 use super::story::outcome_name;
 use super::table::facts;
 use super::words::{files_are, money, seconds};
-use super::{Exit, Failure, jobs};
+use super::{Exit, Failure, jobs, pause};
 use crate::backend::{Backend, Balance, Scope};
 use crate::job::{JobStatus, TaskStatus};
 use crate::protocol::Origin;
@@ -33,6 +33,7 @@ impl<'a> Summary<'a> {
     pub(super) fn exit(&self) -> Exit {
         match self.watched.job.status() {
             JobStatus::Ended(outcome) => outcome.into(),
+            _ if self.watched.job.pause_reason().is_some() => Exit::BudgetExhausted,
             _ => Exit::Cancelled,
         }
     }
@@ -62,6 +63,9 @@ impl<'a> Summary<'a> {
                 outcome_name(outcome),
                 self.watched.job.end().map(|(_, reason, _)| reason.to_owned()).unwrap_or_default(),
             ),
+            JobStatus::Paused if self.watched.job.pause_reason().is_some() => {
+                ("paused", self.watched.job.pause_reason().unwrap_or_default().to_owned())
+            }
             JobStatus::AwaitingApproval => {
                 ("waiting for approval", "nothing more is paid before the plan is accepted".into())
             }
@@ -133,6 +137,7 @@ impl<'a> Summary<'a> {
             _ if self.watched.job.status() == JobStatus::AwaitingApproval => {
                 format!("codeswarm approve {id}, then codeswarm resume {id}")
             }
+            _ if self.watched.job.pause_reason().is_some() => pause::remedy(id),
             Exit::BudgetExhausted => jobs::after_exhaustion(self.watched),
             _ => format!("codeswarm resume {id}"),
         }

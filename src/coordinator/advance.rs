@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::running::Running;
-use super::{Coordinator, CoordinatorError, Thrift, recover, slices};
+use super::{Coordinator, CoordinatorError, CoordinatorOptions, Thrift, recover, slices};
 use crate::backend::Backend;
 use crate::clock::Timestamp;
 use crate::job::{Decision, JobStatus, Task};
@@ -29,7 +29,7 @@ impl Coordinator {
             self.fund_features(&id).await?;
             self.request_approval(&id, now)?;
             if let Some(running) = self.jobs.get_mut(&id) {
-                stage_end(&self.backend, &self.options.thrift, running, now).await?;
+                stage_end(&self.backend, &self.options, running, now).await?;
             }
             self.wind_down(&id, now).await?;
             self.start_commit(&id)?;
@@ -85,7 +85,7 @@ impl Coordinator {
 /// Ends the job if it is over by itself.
 async fn stage_end(
     backend: &Backend,
-    thrift: &Thrift,
+    options: &CoordinatorOptions,
     running: &mut Running,
     now: Timestamp,
 ) -> Result<(), CoordinatorError> {
@@ -97,9 +97,9 @@ async fn stage_end(
     if let Some((outcome, reason)) = running.job.natural_end() {
         return running.stage(Decision::End { outcome, reason }, now);
     }
-    match out_of_money(running, thrift, now) {
+    match out_of_money(running, &options.thrift, now) {
         // Money that was kept for features nobody works on is tried before giving up.
-        Some(_) if slices::open_all(backend, running).await? => Ok(()),
+        Some(_) if slices::open_all(backend, &options.instance, &options.estimator, running).await? => Ok(()),
         Some(reason) => running.stage(Decision::End { outcome: JobOutcome::BudgetExhausted, reason }, now),
         None => Ok(()),
     }

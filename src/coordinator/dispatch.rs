@@ -152,5 +152,6 @@ fn task_message(running: &Running, task: &Task, thrift: &Thrift) -> Result<TaskM
         feedback: feedback.map(|failure| failure.message.clone()),
         estimated_tokens: task.estimated_tokens,
         model: thrift.model(task, running.spent_percent),
+        failed_calls: task.failed_calls,
     })
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::agent::RoleBook;
-use crate::budget::PriceTable;
+use crate::budget::{PriceTable, WorstCaseInput};
 use crate::job::{Job, Task};
 use crate::protocol::{FeatureId, MicroUsd, TaskKind, Usage};
 
@@ -43,11 +43,27 @@ impl Estimator {
         job.tasks().iter().filter(|task| task.receipt.is_none()).map(|task| self.task(job, task, head)).sum()
     }
 
-    /// The same for the files of one feature.
+    /// The same for the files of one feature that may still be written, and the worst case of the dearest call among them.
     #[must_use]
-    pub fn remaining_of(&self, job: &Job, feature: &FeatureId) -> MicroUsd {
+    pub fn remaining_of(&self, job: &Job, feature: &FeatureId) -> (MicroUsd, MicroUsd) {
         let head = head_tokens(job);
-        job.feature_tasks(feature).filter(|task| task.receipt.is_none()).map(|task| self.task(job, task, head)).sum()
+        let open = job.feature_tasks(feature).filter(|task| !task.status.is_over());
+        open.fold((MicroUsd::ZERO, MicroUsd::ZERO), |(sum, dearest), task| {
+            (sum.saturating_add(self.task(job, task, head)), dearest.max(self.most(job, task, head)))
+        })
+    }
+
+    /// About the worst case of one call at its full size, as the budget is going to see it.
+    fn most(&self, job: &Job, task: &Task, head_tokens: u64) -> MicroUsd {
+        let Ok(role) = self.roles.get(&task.agent) else { return MicroUsd::ZERO };
+        let tokens = head_tokens + direct_needs_tokens(job, task) + PROMPT_TOKENS;
+        let call = WorstCaseInput {
+            body_bytes: tokens * BYTES_PER_TOKEN,
+            messages: 2,
+            writes_5m: true,
+            ..WorstCaseInput::from_body(&role.model, "", role.max_output_tokens)
+        };
+        self.prices.worst(&call).map(|worst| worst.amount).unwrap_or_default()
     }
 
     fn task(&self, job: &Job, task: &Task, head_tokens: u64) -> MicroUsd {

@@ -28,8 +28,8 @@ impl Coordinator {
             let why = format!("job {} has no task {}", result.job, result.task);
             return Ok(Err(ProtocolError::field("task", why)));
         };
-        let (kind, failures) = (task.kind.clone(), task.failures);
-        let result = bounded_parking(result, task.parked_since, self.options.longest_parking, now);
+        let (kind, failures, parked_since) = (task.kind.clone(), task.failures, task.parked_since);
+        let result = bounded_parking(result, parked_since, self.options.longest_parking, now);
         let (result, product) = match &result.outcome {
             TaskOutcome::Succeeded { receipt } => {
                 let artifact = receipt.artifact.clone();
@@ -40,8 +40,9 @@ impl Coordinator {
             }
             TaskOutcome::Failed { .. } => (result, None),
         };
-        let retry_at = retry_at(&result, failures, &self.options.retry, now);
+        let retry_at = retry_at(&result, failures, parked_since, &self.options.retry, now);
         note_money(running, &result);
+        running.note_pressure(&result);
         let (job, task) = (result.job.clone(), result.task.clone());
         running.stage(Decision::Accept { result, product, retry_at }, now)?;
         if let Some(running) = self.jobs.get(&job)
@@ -114,7 +115,7 @@ pub(super) fn decision(command: Command) -> Option<Decision> {
         Command::Start => return None,
         Command::Cancel { reason } => Decision::Cancel { reason },
         Command::Approve => Decision::Approve,
-        Command::Pause => Decision::Pause,
+        Command::Pause => Decision::Pause { reason: None },
         Command::Resume => Decision::Resume,
         Command::RetryTask { task } => Decision::Retry { task },
         Command::BudgetChanged { limit } => Decision::BudgetChanged { limit },
@@ -165,14 +166,14 @@ pub(super) fn rejected(mut result: TaskResult, why: &str) -> TaskResult {
     result
 }
 
-/// The same result as a failed attempt when the provider has kept the task waiting for too long: attempts are bounded, and
-/// so the waiting is.
+/// The same result as a failed attempt when the provider has kept the task waiting for too long: attempts are bounded, and so
+/// the waiting is. Where all calls of the attempt were refused it is the last one, or the two loops would multiply.
 fn bounded_parking(mut result: TaskResult, since: Option<Timestamp>, longest: Duration, now: Timestamp) -> TaskResult {
     let TaskOutcome::Failed { failure } = &mut result.outcome else { return result };
     let waited = since.map_or(Duration::ZERO, |since| now.since(since));
     if failure.kind == FailureKind::Parked && waited >= longest {
-        failure.kind = FailureKind::Transient;
-        failure.retry_after_ms = None;
+        let was_told_when = failure.retry_after_ms.take().is_some();
+        failure.kind = if was_told_when { FailureKind::Transient } else { FailureKind::Exhausted };
         let (waited, longest) = (waited.as_secs(), longest.as_secs());
         failure.message = format!(
             "the provider has kept this task waiting for {waited} s, more than job.longest_parking_seconds = {longest}: {}",
@@ -182,16 +183,36 @@ fn bounded_parking(mut result: TaskResult, since: Option<Timestamp>, longest: Du
     result
 }
 
+/// The longest pause between two rounds of calls to a provider that does not say when to come back.
+const LONGEST_PAUSE: Duration = Duration::from_secs(240);
+
 /// When the task may go out again; `None` when it may not, or may at once.
-fn retry_at(result: &TaskResult, failures: u32, retry: &RetryPolicy, now: Timestamp) -> Option<Timestamp> {
+fn retry_at(
+    result: &TaskResult,
+    failures: u32,
+    parked_since: Option<Timestamp>,
+    retry: &RetryPolicy,
+    now: Timestamp,
+) -> Option<Timestamp> {
     let TaskOutcome::Failed { failure } = &result.outcome else { return None };
+    let named = failure.retry_after_ms.map(Duration::from_millis);
     match failure.kind {
         FailureKind::Rejected | FailureKind::Transient | FailureKind::Lost => {
-            Some(now.after(retry.delay(failures + 1)))
+            Some(now.after(retry.delay(failures + 1).max(named.unwrap_or_default())))
         }
-        FailureKind::Parked => Some(now.after(Duration::from_millis(failure.retry_after_ms.unwrap_or(1_000)))),
-        FailureKind::Budget | FailureKind::Cancelled | FailureKind::Fatal => None,
+        FailureKind::Parked => {
+            Some(now.after(named.unwrap_or_else(|| pause(parked_since.map(|since| now.since(since)), retry))))
+        }
+        FailureKind::Budget | FailureKind::Cancelled | FailureKind::Fatal | FailureKind::Exhausted => None,
     }
+}
+
+/// How long a task stays away from a provider that has refused all calls of a round for nothing: as long again as it has
+/// waited already, with jitter, so that pauses double.
+fn pause(waited: Option<Duration>, retry: &RetryPolicy) -> Duration {
+    let longest = LONGEST_PAUSE.max(retry.max_delay);
+    let first_delay = waited.unwrap_or_default().clamp(retry.max_delay, longest);
+    RetryPolicy { first_delay, max_delay: longest, ..*retry }.delay(1)
 }
 
 /// Keeps track of which tasks money keeps from running.
@@ -204,5 +225,20 @@ fn note_money(running: &mut Running, result: &TaskResult) {
         running.waiting_for_money.insert(result.task.clone());
     } else {
         running.unaffordable.insert(result.task.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_with_what_was_waited_and_stay_within_bounds() {
+        let retry = RetryPolicy { max_delay: Duration::from_secs(30), jitter: 0.0, ..RetryPolicy::default() };
+        let pauses = [None, Some(0), Some(31), Some(62), Some(3_000)];
+        let pauses = pauses.map(|waited| pause(waited.map(Duration::from_secs), &retry).as_secs());
+        assert_eq!(pauses, [30, 30, 31, 62, 240]);
+        let quick = RetryPolicy { max_delay: Duration::from_millis(5), ..retry };
+        assert_eq!(pause(None, &quick), Duration::from_millis(5));
     }
 }

@@ -62,8 +62,8 @@ impl Running {
             for recorded in page {
                 match recorded.event {
                     Event::BudgetWarning { limit, .. } => warned_at = Some(limit),
-                    // Whoever paused it then has been asked: going on is their answer, for this limit.
-                    Event::JobPaused => paused_at = warned_at,
+                    // Somebody has been asked: going on is their answer, for this limit.
+                    Event::JobPaused { reason: Some(_) } => paused_at = Some(job.budget()),
                     _ => {}
                 }
                 job.apply(&recorded.event, recorded.at).map_err(|source| CoordinatorError::Log {

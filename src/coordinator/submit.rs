@@ -25,8 +25,6 @@ pub struct Submission {
     pub proposal: String,
     /// The job's limit.
     pub budget: MicroUsd,
-    /// Part of the limit kept for verification and repair.
-    pub hold_back: MicroUsd,
     /// The job's ceiling for tokens of models that cost nothing; `None` for no ceiling.
     pub free_tokens: Option<u64>,
     /// Where replies come from.
@@ -49,8 +47,9 @@ pub async fn submit(
     let scope = Scope::Job(id.clone());
     let limit = Adjustment::SetLimit(Some(submission.budget));
     backend.ledger.adjust(&format!("{id}:submit:limit"), &scope, limit).await?;
-    if submission.hold_back > MicroUsd::ZERO {
-        let hold_back = Adjustment::HoldBack(submission.hold_back);
+    let hold_back = submission.budget.percent(submission.settings.hold_back_percent);
+    if hold_back > MicroUsd::ZERO {
+        let hold_back = Adjustment::HoldBack(hold_back);
         backend.ledger.adjust(&format!("{id}:submit:hold-back"), &scope, hold_back).await?;
     }
     if let Some(tokens) = submission.free_tokens {

@@ -71,8 +71,10 @@ impl Coordinator {
         let is_due = thrift.pause_percent.is_some_and(|percent| running.spent_percent >= percent);
         if is_due && running.job.status() == JobStatus::Running && running.paused_at != Some(limit) {
             running.paused_at = Some(limit);
+            let percent = running.spent_percent;
+            let reason = format!("{percent} % of the budget of {limit} is spent (budget.pause_percent): go on?");
             tracing::warn!(job = %id, spent = %balance.spent, %limit, "paused to ask whether to go on");
-            running.stage(Decision::Pause, now)?;
+            running.stage(Decision::Pause { reason: Some(reason) }, now)?;
         }
         Ok(())
     }

@@ -10,10 +10,10 @@ use std::time::Duration;
 use super::FleetError;
 use super::guards::GuardPlan;
 use super::providers::{self, canonical};
-use crate::agent::{ContextLimits, RoleBook, RoleOverride};
+use crate::agent::{ContextLimits, Role, RoleBook, RoleOverride};
 use crate::backend::Backend;
 use crate::budget::price::ThinkingGate;
-use crate::budget::{PriceTable, Treasurer};
+use crate::budget::{ModelPrice, PriceTable, Treasurer};
 use crate::clock::Clock;
 use crate::config::{Environment, RoleSettings, Settings};
 use crate::coordinator::Estimator;
@@ -81,7 +81,8 @@ impl Parts {
             None => None,
         };
         let llm = &settings.llm;
-        let models = roles.roles().flat_map(|role| std::iter::once(&role.model).chain(&role.fallback));
+        let cheaper = cheaper_model(settings);
+        let models = roles.roles().flat_map(|role| std::iter::once(&role.model).chain(&role.fallback)).chain(&cheaper);
         let url = server.as_ref().map(FakeServer::base_url);
         let router = providers::router(settings, environment, models.map(String::as_str), &prices, url.as_deref())?;
         let provider: Arc<dyn Provider> = match providers::record_file(settings) {
@@ -176,12 +177,29 @@ fn priced_roles(settings: &Settings, base: &Path, prices: &PriceTable) -> Result
             let Some(price) = prices.get(model) else {
                 return Err(FleetError::UnpricedModel { role: role.agent.to_string(), model: model.clone() });
             };
-            if role.thinking == Thinking::Off && price.thinking == Some(ThinkingGate::AlwaysOn) {
-                return Err(FleetError::AlwaysThinks { role: role.agent.to_string(), model: model.clone() });
-            }
+            must_be_able_to(role, model, price)?;
         }
     }
+    if let Some(model) = cheaper_model(settings) {
+        let Some(price) = prices.get(&model) else { return Err(FleetError::UnpricedCheaperModel { model }) };
+        roles.roles().try_for_each(|role| must_be_able_to(role, &model, price))?;
+    }
     Ok(roles)
+}
+
+/// Refuses a model that cannot do what `role` asks of it.
+fn must_be_able_to(role: &Role, model: &str, price: &ModelPrice) -> Result<(), FleetError> {
+    if role.thinking == Thinking::Off && price.thinking == Some(ThinkingGate::AlwaysOn) {
+        return Err(FleetError::AlwaysThinks { role: role.agent.to_string(), model: model.to_owned() });
+    }
+    Ok(())
+}
+
+/// The one name of the model for when money runs low, if there is to be one.
+pub(super) fn cheaper_model(settings: &Settings) -> Option<String> {
+    let budget = &settings.budget;
+    let is_wanted = budget.cheaper_model_percent > 0 && !budget.cheaper_model.is_empty();
+    is_wanted.then(|| canonical(settings, &budget.cheaper_model))
 }
 
 /// Expected costs without a provider, for a process that calls none.

@@ -52,6 +52,12 @@ pub enum FleetError {
         /// Which model.
         model: String,
     },
+    /// The model for when money runs low is not in the price table.
+    #[error("budget.cheaper_model is {model:?}, which has no price")]
+    UnpricedCheaperModel {
+        /// Which model.
+        model: String,
+    },
     /// A role may not think, and its model cannot help it.
     #[error("role {role} is not to think, but {model} always does")]
     AlwaysThinks {
@@ -111,6 +117,7 @@ impl FleetError {
             | Self::AlwaysThinks { .. }
             | Self::PromptFile { .. }
             | Self::UnpricedModel { .. }
+            | Self::UnpricedCheaperModel { .. }
             | Self::Died { .. } => None,
         }
     }
@@ -125,6 +132,7 @@ impl Coded for FleetError {
             Self::Died { .. } => "CS-FLEET-004",
             Self::PricesFile { .. } => "CS-FLEET-005",
             Self::AlwaysThinks { .. } => "CS-FLEET-006",
+            Self::UnpricedCheaperModel { .. } => "CS-FLEET-007",
             other => other.inner().map_or("CS-FLEET-000", Coded::code),
         }
     }
@@ -140,7 +148,7 @@ impl Coded for FleetError {
             }
             Self::PricesFile { .. } => "correct llm.prices_file; config/prices.json shows the format".into(),
             Self::PromptFile { .. } => "name a readable text file of at most 64 KiB; the path is relative to the configuration file".into(),
-            Self::UnpricedModel { .. } => "use a model that `codeswarm models` lists, or add its price to llm.prices_file (local models: price = 0 of their \
+            Self::UnpricedModel { .. } | Self::UnpricedCheaperModel { .. } => "use a model that `codeswarm models` lists, or add its price to llm.prices_file (local models: price = 0 of their \
                  endpoint); a call without a known price is never made"
                 .into(),
             Self::Died { .. } => "run `codeswarm resume`; nothing is lost. Please report the message above as a bug".into(),

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{FleetError, Parts};
 use crate::backend::Backend;
-use crate::config::{BudgetSettings, Settings};
+use crate::config::Settings;
 use crate::coordinator::{Coordinator, CoordinatorOptions, Estimator, Lead, Thrift};
 use crate::protocol::InstanceId;
 use crate::resilience::RetryPolicy;
@@ -122,18 +122,18 @@ pub(super) fn coordinator_options(
             ..RetryPolicy::default()
         },
         longest_parking: Duration::from_secs(settings.job.longest_parking_seconds),
-        thrift: thrift(&settings.budget),
+        thrift: thrift(settings),
         estimator,
     }
 }
 
 /// When a job saves, as the settings say; zero percent and an empty model mean never.
-fn thrift(budget: &BudgetSettings) -> Thrift {
+fn thrift(settings: &Settings) -> Thrift {
+    let budget = &settings.budget;
     let unless_zero = |percent: u64| (percent > 0).then_some(percent);
-    let model = Some(budget.cheaper_model.clone()).filter(|model| !model.is_empty());
     Thrift {
         warn_percent: budget.warn_percent,
-        cheaper_model: unless_zero(budget.cheaper_model_percent).zip(model),
+        cheaper_model: unless_zero(budget.cheaper_model_percent).zip(super::assemble::cheaper_model(settings)),
         drop_optional_percent: unless_zero(budget.drop_optional_percent),
         pause_percent: unless_zero(budget.pause_percent),
         slices: budget.slices,

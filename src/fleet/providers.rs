@@ -109,14 +109,15 @@ pub struct Endpoint {
     pub key_variable: Option<String>,
 }
 
-/// The endpoints that some role can reach.
+/// The endpoints that some role can reach, the model for when money runs low included.
 ///
 /// # Errors
 /// As for [`super::check_roles`].
 pub fn endpoints(settings: &Settings, base: &Path) -> Result<Vec<Endpoint>, FleetError> {
     let roles = super::assemble::role_book(settings, base)?;
-    let models: Vec<&str> =
-        roles.roles().flat_map(|role| std::iter::once(&role.model).chain(&role.fallback)).map(String::as_str).collect();
+    let cheaper = super::assemble::cheaper_model(settings);
+    let of_roles = roles.roles().flat_map(|role| std::iter::once(&role.model).chain(&role.fallback));
+    let models: Vec<&str> = of_roles.chain(&cheaper).map(String::as_str).collect();
     Ok(used(settings, models.into_iter()).into_iter().map(|name| address(settings, name)).collect())
 }
 

@@ -6,13 +6,13 @@
 
 use super::error::{self, IllegalTransition, PlanFault};
 use super::growth::{self, Growth};
-use super::task::{Node, Task, TaskStatus, burns_attempt};
+use super::task::{Node, Task, TaskStatus, burns_attempt, ends_attempts};
 use super::{Approval, Commit, Counts, End, Feature, Job, Submission};
 use crate::clock::Timestamp;
 use crate::graph::GraphError;
 use crate::protocol::{
-    ArtifactRef, Event, FailureKind, FeatureId, FeaturePlan, JobOutcome, MicroUsd, StrategicPlan, TaskFailure, TaskId,
-    TaskKind, Usage,
+    ArtifactRef, Event, FailureKind, FeatureId, FeaturePlan, JobOutcome, MicroUsd, Overrun, StrategicPlan, TaskFailure,
+    TaskId, TaskKind, Usage,
 };
 
 /// Why an event cannot be applied.
@@ -44,13 +44,14 @@ impl Job {
             | Event::FeaturePlanned { .. }
             | Event::FeatureCommitted { .. }
             | Event::BudgetWarning { .. }
+            | Event::BudgetOverrun { .. }
             | Event::BudgetChanged { .. }
             | Event::JobResumed => end.outcome == JobOutcome::Completed,
             Event::JobSubmitted { .. }
             | Event::TaskDispatched { .. }
             | Event::ApprovalRequested { .. }
             | Event::PlanApproved
-            | Event::JobPaused
+            | Event::JobPaused { .. }
             | Event::JobEnded { .. } => true,
         };
         if forbidden { Err(format!("the job has ended ({})", error::outcome(end.outcome))) } else { Ok(()) }
@@ -100,18 +101,23 @@ impl Job {
                 self.budget_warning = Some((*limit, *spent));
                 Ok(())
             }
+            Event::BudgetOverrun { task, reserved, charged, .. } => {
+                self.find(task)?;
+                self.overruns.push((task.clone(), Overrun { reserved: *reserved, charged: *charged }));
+                Ok(())
+            }
             Event::BudgetChanged { limit } => {
                 self.budget = *limit;
                 Ok(())
             }
-            Event::JobPaused if self.paused => Err("it is paused already".into()),
-            Event::JobPaused => {
-                self.paused = true;
+            Event::JobPaused { .. } if self.paused => Err("it is paused already".into()),
+            Event::JobPaused { reason } => {
+                (self.paused, self.pause_reason) = (true, reason.clone());
                 Ok(())
             }
             Event::JobResumed if !self.paused && self.end.is_none() => Err("it is neither paused nor over".into()),
             Event::JobResumed => {
-                self.paused = false;
+                (self.paused, self.pause_reason) = (false, None);
                 self.end = None;
                 // Nobody asked the provider meanwhile.
                 self.tasks.iter_mut().for_each(|task| task.parked_since = None);
@@ -165,7 +171,7 @@ impl Job {
     ) -> Result<(), Why> {
         let at = self.in_flight_as(task, attempt)?;
         let failures = self.tasks[at].failures + u32::from(burns_attempt(failure.kind));
-        let exhausted = burns_attempt(failure.kind) && failures >= self.max_attempts();
+        let exhausted = ends_attempts(failure.kind) || burns_attempt(failure.kind) && failures >= self.max_attempts();
         let status = match retry_at {
             Some(_) if exhausted || failure.kind == FailureKind::Fatal => {
                 return Err(format!("task {task} has no attempt left, yet the event names a time for the next one"));
@@ -176,6 +182,7 @@ impl Job {
         };
         self.charge(at, cost, usage);
         self.tasks[at].failures = failures;
+        self.tasks[at].failed_calls = self.tasks[at].failed_calls.saturating_add(failure.failed_calls);
         self.tasks[at].last_failure = Some(failure.clone());
         self.set_status(at, status);
         Ok(())
@@ -204,6 +211,7 @@ impl Job {
     fn revived(&mut self, task: &TaskId) -> Result<(), Why> {
         let at = self.expect(task, TaskStatus::Dead)?;
         self.tasks[at].failures = 0;
+        self.tasks[at].failed_calls = 0;
         self.tasks[at].parked_since = None;
         self.set_status(at, TaskStatus::Ready);
         for other in self.skipped_because(task).collect::<Vec<_>>() {
@@ -268,7 +276,7 @@ impl Job {
 
     fn ended(&mut self, outcome: JobOutcome, reason: &str, at: Timestamp) -> Result<(), Why> {
         self.may_end(outcome)?;
-        self.paused = false;
+        (self.paused, self.pause_reason) = (false, None);
         self.end = Some(End { outcome, reason: reason.to_owned(), at });
         Ok(())
     }

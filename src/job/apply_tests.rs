@@ -97,13 +97,13 @@ fn nothing_precedes_submission_and_it_happens_once() {
         committed("core", 1, true),
         Event::BudgetWarning { spent: MicroUsd(1), limit: MicroUsd(1) },
         Event::BudgetChanged { limit: MicroUsd(1) },
-        Event::JobPaused,
+        Event::JobPaused { reason: None },
         Event::JobResumed,
         ended(JobOutcome::Failed),
     ];
     refuses(&Bench::new(), every);
     refuses(&Bench::submitted(false, 2), vec![submission_event()]);
-    assert_eq!(Bench::new().wish(Decision::Pause), Err(Refusal::NotSubmitted));
+    assert_eq!(Bench::new().wish(Decision::Pause { reason: None }), Err(Refusal::NotSubmitted));
 }
 
 #[test]
@@ -154,8 +154,8 @@ fn a_task_is_dispatched_only_when_ready_and_only_as_its_next_attempt() {
     bench.answer("file/core/t0", Ok(None));
     refuses(&bench, vec![dispatched("file/core/t0", 2), succeeded("file/core/t0", 1), revived("file/core/t0")]);
     refuses(&bench, vec![failed("file/core/t0", 1, FailureKind::Lost, None), skipped("file/core/t0", "file/core/t1")]);
-    bench.wish(Decision::Pause).unwrap();
-    refuses(&bench, vec![dispatched("file/core/t1", 1), Event::JobPaused]);
+    bench.wish(Decision::Pause { reason: None }).unwrap();
+    refuses(&bench, vec![dispatched("file/core/t1", 1), Event::JobPaused { reason: None }]);
 }
 
 #[test]
@@ -216,7 +216,10 @@ fn after_an_end_nothing_starts_and_a_completed_job_only_reads() {
     for outcome in [JobOutcome::BudgetExhausted, JobOutcome::Failed, JobOutcome::Cancelled] {
         let mut bench = running();
         bench.record(ended(outcome)).unwrap();
-        refuses(&bench, vec![dispatched("file/core/t0", 1), Event::JobPaused, asked(), Event::PlanApproved]);
+        refuses(
+            &bench,
+            vec![dispatched("file/core/t0", 1), Event::JobPaused { reason: None }, asked(), Event::PlanApproved],
+        );
         refuses(&bench, vec![ended(outcome), ended(JobOutcome::Cancelled)]);
         bench.record(Event::BudgetChanged { limit: MicroUsd(9) }).unwrap();
         bench.record(Event::JobResumed).unwrap();
@@ -232,7 +235,10 @@ fn after_an_end_nothing_starts_and_a_completed_job_only_reads() {
     bench.record(ended(JobOutcome::Completed)).unwrap();
     let warning = Event::BudgetWarning { spent: MicroUsd(1), limit: MicroUsd(1) };
     refuses(&bench, vec![Event::JobResumed, Event::BudgetChanged { limit: MicroUsd(1) }, warning, early]);
-    refuses(&bench, vec![committed("core", 1, true), revived("plan"), succeeded("plan", 1), Event::JobPaused]);
+    refuses(
+        &bench,
+        vec![committed("core", 1, true), revived("plan"), succeeded("plan", 1), Event::JobPaused { reason: None }],
+    );
 }
 
 #[test]
@@ -247,4 +253,20 @@ fn a_plan_without_its_product_is_refused_and_a_bad_one_is_a_failed_attempt() {
     let too_many_files = strategy(&[("core", 9, &[])]);
     let events = bench.wish(accept(Some(Product::Plan(too_many_files, digest("plan"))))).unwrap();
     assert!(matches!(&events[..], [Event::TaskFailed { failure, .. }] if failure.kind == FailureKind::Rejected));
+}
+
+#[test]
+fn calls_that_failed_for_money_are_counted_until_a_person_revives_the_task() {
+    let mut bench = Bench::submitted(false, 3);
+    let failing = |kind, calls| TaskFailure { failed_calls: calls, ..fault(kind) };
+    bench.dispatch("plan");
+    bench.answer_with("plan", failing(FailureKind::Rejected, 1));
+    bench.dispatch("plan");
+    bench.answer_with("plan", failing(FailureKind::Budget, 2));
+    assert_eq!(bench.job.task(&TaskId::plan()).unwrap().failed_calls, 3, "whatever the attempts ended with");
+    bench.dispatch("plan");
+    bench.answer_with("plan", failing(FailureKind::Exhausted, 1));
+    assert_eq!(bench.status("plan"), TaskStatus::Dead);
+    bench.wish(Decision::Retry { task: TaskId::plan() }).unwrap();
+    assert_eq!(bench.job.task(&TaskId::plan()).unwrap().failed_calls, 0);
 }

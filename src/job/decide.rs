@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use super::error::{self, PlanFault, Refusal};
 use super::growth::Growth;
-use super::task::{Task, TaskStatus, burns_attempt};
+use super::task::{Task, TaskStatus, burns_attempt, ends_attempts};
 use super::{Approval, Feature, Job, Submission};
 use crate::clock::Timestamp;
 use crate::error::Coded;
 use crate::protocol::{
-    ArtifactRef, Event, FailureKind, FeatureId, FeaturePlan, JobOutcome, MicroUsd, StrategicPlan, TaskFailure, TaskId,
-    TaskKind, TaskOutcome, TaskResult, validate,
+    ArtifactRef, Event, FailureKind, FeatureId, FeaturePlan, JobOutcome, MicroUsd, Overrun, StrategicPlan, TaskFailure,
+    TaskId, TaskKind, TaskOutcome, TaskResult, validate,
 };
 
 /// What somebody wants to happen to a job.
@@ -42,7 +42,10 @@ pub enum Decision {
     /// Accept the plan.
     Approve,
     /// Start nothing new.
-    Pause,
+    Pause {
+        /// Why a person is asked, if nobody has asked for it.
+        reason: Option<String>,
+    },
     /// Go on.
     Resume,
     /// Stop for good.
@@ -123,8 +126,8 @@ impl Job {
             Decision::Approve if self.approval == Approval::Given => Ok(Vec::new()),
             Decision::Approve if self.approval == Approval::NotAsked => Err(Refusal::NothingToApprove),
             Decision::Approve => self.while_open(Event::PlanApproved),
-            Decision::Pause if self.paused => Ok(Vec::new()),
-            Decision::Pause => self.while_open(Event::JobPaused),
+            Decision::Pause { .. } if self.paused => Ok(Vec::new()),
+            Decision::Pause { reason } => self.while_open(Event::JobPaused { reason }),
             Decision::Resume => self.resume(),
             Decision::Cancel { reason } => self.finish(JobOutcome::Cancelled, reason),
             Decision::Retry { task } => self.revive(&task),
@@ -240,25 +243,30 @@ impl Job {
         if task.status != (TaskStatus::Dispatched { attempt: result.attempt }) {
             return Ok(Vec::new());
         }
+        let mut events: Vec<Event> = result.overrun.map(|overrun| alarm(&result, overrun)).into_iter().collect();
         let receipt = match result.outcome {
             TaskOutcome::Succeeded { ref receipt } => receipt.clone(),
             TaskOutcome::Failed { ref failure } => {
                 let failure = failure.clone();
-                return Ok(self.failure(task, &result, failure, retry_at, now));
+                events.extend(self.failure(task, &result, failure, retry_at, now));
+                return Ok(events);
             }
         };
         match self.product_events(task, product)? {
-            Err(failure) => Ok(self.failure(task, &result, failure, retry_at, now)),
+            Err(failure) => {
+                events.extend(self.failure(task, &result, failure, retry_at, now));
+                Ok(events)
+            }
             Ok(mut more) => {
                 let duration = result.finished_at.since(result.started_at).as_millis();
-                let mut events = vec![Event::TaskSucceeded {
+                events.push(Event::TaskSucceeded {
                     task: result.task,
                     attempt: result.attempt,
                     receipt,
                     cost: result.cost,
                     usage: result.usage,
                     duration_ms: u64::try_from(duration).unwrap_or(u64::MAX),
-                }];
+                });
                 events.append(&mut more);
                 Ok(events)
             }
@@ -296,7 +304,8 @@ impl Job {
         retry_at: Option<Timestamp>,
         now: Timestamp,
     ) -> Vec<Event> {
-        let exhausted = burns_attempt(failure.kind) && task.failures + 1 >= self.max_attempts();
+        let exhausted =
+            ends_attempts(failure.kind) || burns_attempt(failure.kind) && task.failures + 1 >= self.max_attempts();
         let retry_at = match failure.kind {
             FailureKind::Fatal => None,
             _ if exhausted => None,
@@ -378,4 +387,10 @@ impl Job {
             _ => Ok(()),
         }
     }
+}
+
+/// The event that tells people of a call that cost more than it could.
+fn alarm(result: &TaskResult, overrun: Overrun) -> Event {
+    let Overrun { reserved, charged } = overrun;
+    Event::BudgetOverrun { task: result.task.clone(), attempt: result.attempt, reserved, charged }
 }

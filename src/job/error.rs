@@ -204,8 +204,9 @@ const fn name(event: &Event) -> &'static str {
         Event::PlanApproved => "plan-approved",
         Event::FeatureCommitted { .. } => "feature-committed",
         Event::BudgetWarning { .. } => "budget-warning",
+        Event::BudgetOverrun { .. } => "budget-overrun",
         Event::BudgetChanged { .. } => "budget-changed",
-        Event::JobPaused => "job-paused",
+        Event::JobPaused { .. } => "job-paused",
         Event::JobResumed => "job-resumed",
         Event::JobEnded { .. } => "job-ended",
     }

@@ -36,6 +36,7 @@ pub(super) fn submission(approval: bool, max_attempts: u32) -> Submission {
             features: (1, 50),
             tasks_per_feature: (1, 8),
             max_attempts,
+            hold_back_percent: 0,
         },
     }
 }
@@ -80,6 +81,7 @@ pub(super) fn fault(kind: FailureKind) -> TaskFailure {
         message: "it broke".into(),
         retry_after_ms: (kind == FailureKind::Parked).then_some(50),
         needed: None,
+        failed_calls: 0,
     }
 }
 
@@ -140,6 +142,7 @@ impl Bench {
             finished_at: Timestamp(self.now.0 + 10),
             usage: Usage { output: 5, ..Usage::default() },
             cost: MicroUsd(7),
+            overrun: None,
             outcome: match outcome {
                 Ok(()) => TaskOutcome::Succeeded {
                     receipt: Receipt { artifact: digest(task), model: "m".into(), checks: vec![] },
@@ -158,6 +161,14 @@ impl Bench {
         };
         let result = self.result(task, outcome);
         self.wish(Decision::Accept { result, product, retry_at: None }).unwrap()
+    }
+
+    /// Reports the attempt in flight as failed with exactly this failure.
+    #[track_caller]
+    pub(super) fn answer_with(&mut self, task: &str, failure: TaskFailure) -> Vec<Event> {
+        let mut result = self.result(task, Err(failure.kind));
+        result.outcome = TaskOutcome::Failed { failure };
+        self.wish(Decision::Accept { result, product: None, retry_at: None }).unwrap()
     }
 
     #[track_caller]

@@ -115,6 +115,8 @@ pub struct Task {
     pub attempt: u32,
     /// Failures that count against the limit of attempts.
     pub failures: u32,
+    /// Calls that failed at the provider and may have been billed, over all attempts since it was last revived.
+    pub failed_calls: u32,
     /// Since when the provider has kept it waiting without answering it once.
     pub parked_since: Option<Timestamp>,
     /// When it was last dispatched.
@@ -147,6 +149,7 @@ impl Task {
             status: TaskStatus::Waiting,
             attempt: 0,
             failures: 0,
+            failed_calls: 0,
             parked_since: None,
             dispatched_at: None,
             last_failure: None,
@@ -192,9 +195,14 @@ impl Task {
 /// True for failures that count against the limit of attempts.
 pub(super) const fn burns_attempt(kind: FailureKind) -> bool {
     match kind {
-        FailureKind::Rejected | FailureKind::Transient | FailureKind::Lost => true,
+        FailureKind::Rejected | FailureKind::Transient | FailureKind::Lost | FailureKind::Exhausted => true,
         FailureKind::Parked | FailureKind::Budget | FailureKind::Fatal | FailureKind::Cancelled => false,
     }
+}
+
+/// True for failures after which no attempt follows by itself, however many are left.
+pub(super) const fn ends_attempts(kind: FailureKind) -> bool {
+    matches!(kind, FailureKind::Exhausted)
 }
 
 /// How many tasks stand where.

@@ -11,12 +11,13 @@ use super::fixtures::*;
 use super::*;
 use crate::protocol::{Event, FailureKind, FeaturePlan, TaskKind};
 
-const KINDS: [FailureKind; 7] = [
+const KINDS: [FailureKind; 8] = [
     FailureKind::Rejected,
     FailureKind::Transient,
     FailureKind::Parked,
     FailureKind::Budget,
     FailureKind::Lost,
+    FailureKind::Exhausted,
     FailureKind::Fatal,
     FailureKind::Cancelled,
 ];
@@ -90,7 +91,7 @@ fn step(bench: &mut Bench, choice: u8, pick: &Index, plan: &StrategicPlan) {
             let wish = match choice % 9 {
                 0 => Decision::Dispatch { tasks: vec![any_task] },
                 1 => Decision::Retry { task: any_task },
-                2 => Decision::Pause,
+                2 => Decision::Pause { reason: None },
                 3 | 4 => Decision::Resume,
                 5 => Decision::Cancel { reason },
                 6 => Decision::RequestApproval { estimate: MicroUsd(5) },
@@ -207,7 +208,7 @@ fn the_plain_walk_goes_through_every_status() {
     assert_eq!(bench.job.status(), JobStatus::AwaitingApproval);
     assert!(bench.dispatchable().is_empty());
     assert_eq!(bench.wish(Decision::Dispatch { tasks: vec![task_id("file/core/t0")] }), Err(Refusal::NotApproved));
-    bench.wish(Decision::Pause).unwrap();
+    bench.wish(Decision::Pause { reason: None }).unwrap();
     assert_eq!(bench.job.status(), JobStatus::Paused);
     bench.wish(Decision::Resume).unwrap();
     assert_eq!(bench.job.status(), JobStatus::AwaitingApproval);
@@ -328,11 +329,13 @@ fn only_failures_of_the_attempt_itself_burn_attempts() {
         bench.dispatch("plan");
         bench.answer("plan", Err(kind));
         let task = bench.job.task(&TaskId::plan()).unwrap();
-        let burns = matches!(kind, FailureKind::Rejected | FailureKind::Transient | FailureKind::Lost);
+        let burns =
+            matches!(kind, FailureKind::Rejected | FailureKind::Transient | FailureKind::Lost | FailureKind::Exhausted);
         assert_eq!(task.failures, u32::from(burns), "{kind:?}");
         assert_eq!(task.attempt, 1);
         let ended = matches!(bench.job.status(), JobStatus::Ended(JobOutcome::Failed));
         assert_eq!(ended, kind == FailureKind::Fatal);
+        assert_eq!(task.status == TaskStatus::Dead, kind == FailureKind::Exhausted, "two attempts are left: {kind:?}");
         if kind == FailureKind::Parked {
             assert_eq!(bench.job.next_retry_at(), Some(Timestamp(NOW.0 + 50)));
             let early = bench.wish(Decision::Dispatch { tasks: vec![TaskId::plan()] });

@@ -9,8 +9,8 @@ use super::task::{Counts, Node, Task, TaskStatus};
 use super::{Approval, Feature, Job, Submission, error};
 use crate::clock::Timestamp;
 use crate::protocol::{
-    ArtifactRef, ContextFile, FeatureId, FeatureSpec, JobId, JobOutcome, MicroUsd, StrategicPlan, TaskId, TaskKind,
-    Usage,
+    ArtifactRef, ContextFile, FeatureId, FeatureSpec, JobId, JobOutcome, MicroUsd, Overrun, StrategicPlan, TaskId,
+    TaskKind, Usage,
 };
 
 /// Most files that a task sees as indirect dependencies; more would not fit into a prompt.
@@ -134,6 +134,12 @@ impl Job {
     #[must_use]
     pub fn budget_warning(&self) -> Option<(MicroUsd, MicroUsd)> {
         self.budget_warning.map(|(limit, spent)| (spent, limit))
+    }
+
+    /// Why a person is asked whether to go on, while the job is paused for that.
+    #[must_use]
+    pub fn pause_reason(&self) -> Option<&str> {
+        self.pause_reason.as_deref().filter(|_| self.paused)
     }
 
     /// How and why it ended, and when.
@@ -294,18 +300,18 @@ impl Job {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let name = |task: &Task| task.path().map_or_else(|| task.id.to_string(), str::to_owned);
-        self.tasks
-            .iter()
-            .filter_map(|task| match (task.status, &task.last_failure, &task.blocked_by) {
-                (TaskStatus::Dead, Some(failure), _) => {
-                    Some(format!("{} is missing: {} ({})", name(task), failure.message, failure.code))
-                }
-                (TaskStatus::Skipped, _, Some(root)) => {
-                    Some(format!("{} is missing because {root} failed", name(task)))
-                }
-                _ => None,
-            })
-            .collect()
+        let overruns = self.overruns.iter().map(|(task, overrun)| {
+            let Overrun { reserved, charged } = overrun;
+            format!("a call of {task} cost {charged}, more than its worst case of {reserved}: spending was frozen")
+        });
+        let tasks = self.tasks.iter().filter_map(|task| match (task.status, &task.last_failure, &task.blocked_by) {
+            (TaskStatus::Dead, Some(failure), _) => {
+                Some(format!("{} is missing: {} ({})", name(task), failure.message, failure.code))
+            }
+            (TaskStatus::Skipped, _, Some(root)) => Some(format!("{} is missing because {root} failed", name(task))),
+            _ => None,
+        });
+        overruns.chain(tasks).collect()
     }
 
     /// Features whose files are all done and not all committed.

@@ -129,6 +129,12 @@ impl Guards {
 }
 
 impl Pass {
+    /// True for one of the few calls that find out whether the provider is back.
+    #[must_use]
+    pub const fn is_trial(&self) -> bool {
+        self.passage.is_trial()
+    }
+
     /// The call was not made after all: everything goes back.
     pub async fn unused(self) {
         let Self { permit, ticket, passage, .. } = self;

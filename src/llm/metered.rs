@@ -29,7 +29,7 @@ use crate::backend::Settlement;
 use crate::budget::{BudgetError, CallContext, PriceTable, Reservation, Treasurer, WorstCase, WorstCaseInput};
 use crate::error::Coded;
 use crate::metric;
-use crate::protocol::{MicroUsd, Usage};
+use crate::protocol::{MicroUsd, Overrun, Usage};
 use crate::resilience::{Next, RetryPolicy};
 
 /// How much longer than a call its reservation lives: room for the settlement and its retries.
@@ -72,6 +72,12 @@ pub struct CallOutcome {
     pub usage: Usage,
     /// Attempts sent, 0 when the call was refused before.
     pub attempts: u32,
+    /// An attempt that cost more than its worst case, if one did; the ledger has frozen its scopes.
+    pub overrun: Option<Overrun>,
+    /// The model that was asked last.
+    pub model: String,
+    /// How many of them failed at the provider and may have been billed; trials of its breaker are not counted.
+    pub failed: u32,
 }
 
 #[derive(Default)]
@@ -79,11 +85,14 @@ struct Bill {
     cost: MicroUsd,
     usage: Usage,
     attempts: u32,
+    failed: u32,
+    overrun: Option<Overrun>,
 }
 
 impl Bill {
     fn outcome(self, result: Result<LlmReply, LlmError>) -> CallOutcome {
-        CallOutcome { result, cost: self.cost, usage: self.usage, attempts: self.attempts }
+        let Self { cost, usage, attempts, failed, overrun } = self;
+        CallOutcome { result, cost, usage, attempts, failed, overrun, model: String::new() }
     }
 }
 
@@ -117,6 +126,12 @@ impl Metered {
         self
     }
 
+    /// The most attempts of one call.
+    #[must_use]
+    pub const fn most_attempts(&self) -> u32 {
+        self.retry.attempts
+    }
+
     /// The treasurer that pays.
     #[must_use]
     pub const fn treasurer(&self) -> &Treasurer {
@@ -145,7 +160,9 @@ impl Metered {
                     Err(refused) if bill.attempts == made => return bill.outcome(Err(refused)),
                     Err(error) => error,
                 };
-            let delay = match self.retry.next(bill.attempts, error.retry()) {
+            // What earlier attempts of the task may have paid for in vain counts: the loops must not multiply.
+            let made = bill.attempts.max(context.failed_calls.saturating_add(bill.failed));
+            let delay = match self.retry.next(made, error.retry()) {
                 Next::Wait(delay) => delay,
                 Next::Park(_) | Next::Stop => return bill.outcome(Err(error)),
                 Next::Exhausted => {
@@ -189,6 +206,10 @@ impl Metered {
         prepared.began = warm.began();
         let result = self.send(&prepared, reservation, cancel, bill).await;
         drop(warm);
+        let may_be_billed = result
+            .as_ref()
+            .is_err_and(|error| error.charge() == Charge::Everything && !matches!(error, LlmError::Cancelled));
+        bill.failed += u32::from(may_be_billed && !pass.as_ref().is_some_and(Pass::is_trial));
         if let Some(pass) = pass {
             pass.finish(&result, prepared.headroom.take()).await;
         }
@@ -306,6 +327,7 @@ impl Bill {
             Ok(outcome) => {
                 self.cost = self.cost.saturating_add(outcome.charged);
                 if outcome.overrun {
+                    self.overrun = Some(Overrun { reserved, charged: outcome.charged });
                     tracing::error!(
                         reservation = id, %reserved, charged = %outcome.charged,
                         "a call cost more than its proven worst case; its scopes are frozen"

@@ -26,6 +26,14 @@ pub struct JobSettings {
     pub tasks_per_feature: (u32, u32),
     /// Attempts per task before it is dead.
     pub max_attempts: u32,
+    /// Share of the limit that is held back for verification and repair, in percent.
+    #[serde(default, skip_serializing_if = "none_is_held_back")]
+    pub hold_back_percent: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+const fn none_is_held_back(percent: &u64) -> bool {
+    *percent == 0
 }
 
 impl JobSettings {
@@ -179,13 +187,28 @@ pub enum Event {
         /// The limit.
         limit: MicroUsd,
     },
+    /// A call cost more than its worst case, and the ledger has frozen every scope it fell in.
+    BudgetOverrun {
+        /// The task that made it.
+        task: TaskId,
+        /// In which attempt.
+        attempt: u32,
+        /// The worst case that was set aside.
+        reserved: MicroUsd,
+        /// What it cost.
+        charged: MicroUsd,
+    },
     /// The limit was changed by a person.
     BudgetChanged {
         /// The new limit.
         limit: MicroUsd,
     },
     /// No new tasks until resumed.
-    JobPaused,
+    JobPaused {
+        /// Why the coordinator asks a person; absent when a person has paused it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// Work goes on, after a pause, an exhausted budget, a failure or a cancelled wait.
     JobResumed,
     /// The job reached an end.

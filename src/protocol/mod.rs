@@ -19,6 +19,7 @@ pub use ids::{AgentType, FeatureId, InstanceId, JobId, TaskId};
 pub use money::MicroUsd;
 pub use plan::{Contract, FeaturePlan, FeatureSpec, FilePlan, Identifier, Metadata, StrategicPlan, TaskSpec};
 pub use task::{
-    ArtifactRef, ContextFile, FailureKind, Receipt, TaskFailure, TaskKind, TaskMessage, TaskOutcome, TaskResult, Usage,
+    ArtifactRef, ContextFile, FailureKind, Overrun, Receipt, TaskFailure, TaskKind, TaskMessage, TaskOutcome,
+    TaskResult, Usage,
 };
 pub use validate::ProtocolError;

@@ -106,6 +106,14 @@ pub struct TaskMessage {
     /// The model to call instead of the role's own, when money runs low.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// Calls of earlier attempts that failed at the provider and may have been billed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failed_calls: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Tokens of one call by kind, as the provider reported them. The three input counters are disjoint.
@@ -172,6 +180,8 @@ pub enum FailureKind {
     Budget,
     /// The process that ran the attempt died too often: a poisonous task.
     Lost,
+    /// What may be asked of the provider by itself is used up: calls that may be billed, or time. No attempt follows.
+    Exhausted,
     /// Configuration or account fault (wrong key, unknown model): the whole job has to stop.
     Fatal,
     /// The job was cancelled while the attempt ran.
@@ -187,12 +197,15 @@ pub struct TaskFailure {
     pub code: String,
     /// One sentence.
     pub message: String,
-    /// For `parked`: how long the provider asked to wait, in milliseconds.
+    /// For `parked` and `transient`: how long the provider asked to wait, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
     /// For `budget`: what the call would have needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needed: Option<MicroUsd>,
+    /// Calls of this attempt that failed at the provider and may have been billed, trials of its breaker left out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failed_calls: u32,
 }
 
 impl TaskFailure {
@@ -204,7 +217,7 @@ impl TaskFailure {
         let cleaned = message.chars().map(|c| if is_allowed(c) { c } else { char::REPLACEMENT_CHARACTER });
         let message: String = cleaned.take(validate::MAX_REASON).collect();
         let message = if message.trim().is_empty() { "no reason was given".to_owned() } else { message };
-        Self { kind, code: code.to_owned(), message, retry_after_ms: None, needed: None }
+        Self { kind, code: code.to_owned(), message, retry_after_ms: None, needed: None, failed_calls: 0 }
     }
 }
 
@@ -222,6 +235,15 @@ pub enum TaskOutcome {
         /// Why.
         failure: TaskFailure,
     },
+}
+
+/// A call that cost more than its proven worst case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overrun {
+    /// The worst case that was set aside.
+    pub reserved: MicroUsd,
+    /// What it cost.
+    pub charged: MicroUsd,
 }
 
 /// What a worker reports about one attempt, exactly once per attempt as far as effects go.
@@ -243,6 +265,9 @@ pub struct TaskResult {
     pub usage: Usage,
     /// Money charged for all its calls, including ambiguous ones.
     pub cost: MicroUsd,
+    /// Set when one of its calls cost more than its worst case: spending was frozen in the same step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overrun: Option<Overrun>,
     /// How it ended.
     #[serde(flatten)]
     pub outcome: TaskOutcome,

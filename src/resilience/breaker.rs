@@ -208,6 +208,11 @@ impl Known {
 }
 
 impl Passage {
+    /// True for a trial.
+    pub(crate) const fn is_trial(&self) -> bool {
+        self.trial.is_some()
+    }
+
     /// Says how the call ended.
     pub async fn finish(mut self, health: Health) {
         self.breaker.report(&self.key, health, self.trial.clone()).await;

@@ -13,11 +13,13 @@ use super::Shared;
 use super::claim::{self, Claim, ClaimAnswer, MAX_CLAIMS, attempt_key};
 use super::heartbeat::Heartbeat;
 use super::report::Report;
-use crate::backend::{BackendError, Delivery, Disposition, Outgoing};
+use crate::backend::{Backend, BackendError, Delivery, Disposition, Outgoing, Signal};
 use crate::clock::Timestamp;
 use crate::error::Coded;
 use crate::metric;
-use crate::protocol::{FailureKind, MicroUsd, TaskFailure, TaskMessage, TaskOutcome, TaskResult, Usage, validate};
+use crate::protocol::{
+    FailureKind, MicroUsd, Overrun, TaskFailure, TaskMessage, TaskOutcome, TaskResult, Usage, validate,
+};
 use crate::resilience::RetryPolicy;
 
 /// When a message whose attempt somebody else holds is looked at again, the first few times. A dead process is noticed
@@ -41,13 +43,15 @@ pub(super) struct Ran {
     pub(super) outcome: TaskOutcome,
     pub(super) cost: MicroUsd,
     pub(super) usage: Usage,
+    /// A call that cost more than its worst case, if one did.
+    pub(super) overrun: Option<Overrun>,
 }
 
 impl Ran {
     /// A failure that cost nothing.
     pub(super) fn failed(kind: FailureKind, code: &str, message: &str) -> Self {
         let failure = TaskFailure::new(kind, code, message);
-        Self { outcome: TaskOutcome::Failed { failure }, cost: MicroUsd::ZERO, usage: Usage::default() }
+        Self { outcome: TaskOutcome::Failed { failure }, cost: MicroUsd::ZERO, usage: Usage::default(), overrun: None }
     }
 }
 
@@ -108,13 +112,17 @@ async fn run(shared: &Shared, delivery: Delivery, message: TaskMessage, claim: C
         Ran::failed(FailureKind::Lost, "CS-WORKER-003", &text)
     } else {
         tracing::debug!(agent = %message.agent, claims, "claimed");
-        let cancel = shared.stops.token(&message.job);
+        let running = shared.stops.enter(&message.job);
+        let cancel = running.token.clone();
         let heartbeat = Heartbeat::start(backend.clone(), Arc::clone(&claim), delivery.tag.clone(), cancel.clone());
         let ran = shared.executor.execute(&message, &shared.options.instance, claims, &cancel).await;
-        drop(heartbeat);
+        drop((heartbeat, running));
         ran
     };
     drop(counted);
+    if ran.overrun.is_some() {
+        stop_the_others(backend).await;
+    }
     let result = TaskResult {
         job: message.job,
         task: message.task,
@@ -124,11 +132,20 @@ async fn run(shared: &Shared, delivery: Delivery, message: TaskMessage, claim: C
         finished_at: Timestamp::max(backend.clock.now(), started_at),
         usage: ran.usage,
         cost: ran.cost,
+        overrun: ran.overrun,
         outcome: reportable(ran.outcome),
     };
     metric::task_ended(message.agent.as_str(), outcome_name(&result.outcome), result.finished_at.since(started_at));
     if store(shared, &mut *claim.lock().await, &result).await {
         shared.reporter.report(Report { result, tag: delivery.tag }).await;
+    }
+}
+
+/// Cuts running calls off, as `budget freeze` does: a call has cost more than was possible, so nothing is known about theirs.
+async fn stop_the_others(backend: &Backend) {
+    if let Err(error) = backend.broker.signal(Signal::Freeze).await {
+        // Every worker looks at what is frozen by itself.
+        tracing::warn!(%error, "the others were not told that spending is frozen");
     }
 }
 
@@ -156,6 +173,7 @@ const fn outcome_name(outcome: &TaskOutcome) -> &'static str {
             FailureKind::Parked => "parked",
             FailureKind::Budget => "budget",
             FailureKind::Lost => "lost",
+            FailureKind::Exhausted => "exhausted",
             FailureKind::Fatal => "fatal",
             FailureKind::Cancelled => "cancelled",
         },

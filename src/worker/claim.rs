@@ -277,6 +277,7 @@ mod tests {
             finished_at: Timestamp(2),
             usage: Usage::default(),
             cost: MicroUsd(7),
+            overrun: None,
             outcome: TaskOutcome::Failed { failure: TaskFailure::new(FailureKind::Rejected, "X", "no") },
         }
     }

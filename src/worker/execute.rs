@@ -17,7 +17,7 @@ use crate::backend::{Artifacts, Backend, BackendError};
 use crate::budget::CallContext;
 use crate::clock;
 use crate::error::{Coded, Retry};
-use crate::llm::{LlmError, Metered};
+use crate::llm::{Charge, LlmError, Metered};
 use crate::protocol::{
     ArtifactRef, FailureKind, InstanceId, MicroUsd, Receipt, StrategicPlan, TaskFailure, TaskMessage, TaskOutcome,
 };
@@ -80,7 +80,13 @@ impl Executor {
         cancel: &CancellationToken,
     ) -> Ran {
         let role = match self.roles.get(&message.agent) {
-            Ok(role) => message.model.clone().map_or_else(|| Arc::clone(role), |model| Arc::new(role.on(model))),
+            Ok(role) => match &message.model {
+                Some(model) if self.metered.treasurer().prices().get(model).is_some() => {
+                    Arc::new(role.on(model.clone()))
+                }
+                // A coordinator with another configuration knows a price that nobody knows here.
+                Some(_) | None => Arc::clone(role),
+            },
             Err(error) => return unusable(FailureKind::Fatal, &error),
         };
         let context = match self.context(message).await {
@@ -104,7 +110,6 @@ impl Executor {
             Ok(built) => built,
             Err(error) => return unusable(FailureKind::Rejected, &error),
         };
-        let model = request.model.clone();
         let call_context = CallContext::new(
             message.job.clone(),
             message.task.clone(),
@@ -119,16 +124,22 @@ impl Executor {
         };
         // A repair of what was refused may use what the budget keeps for repairs.
         let call_context = if message.feedback.is_some() { call_context.with_hold_back() } else { call_context };
+        let call_context = call_context.after_failed_calls(message.failed_calls);
         let minimum = agent::minimum_output_tokens(message).min(request.max_tokens);
         let called = self.metered.call(request, &call_context, minimum, cancel).await;
-        let outcome = match called.result {
+        let (failed_calls, most) = (called.failed, self.metered.most_attempts());
+        let is_used_up = failed_calls > 0 && message.failed_calls.saturating_add(failed_calls) >= most;
+        let mut outcome = match called.result {
             Ok(reply) => match agent::extract(&format, &reply) {
-                Ok(product) => self.keep(product, model).await,
+                Ok(product) => self.keep(product, called.model).await,
                 Err(rejection) => failed(FailureKind::Rejected, rejection.code(), &rejection.feedback()),
             },
-            Err(error) => TaskOutcome::Failed { failure: classify(&error) },
+            Err(error) => TaskOutcome::Failed { failure: classify(&error, is_used_up) },
         };
-        Ran { outcome, cost: called.cost, usage: called.usage }
+        if let TaskOutcome::Failed { failure } = &mut outcome {
+            failure.failed_calls = failed_calls;
+        }
+        Ran { outcome, cost: called.cost, usage: called.usage, overrun: called.overrun }
     }
 
     /// Stores what the agent made.
@@ -198,9 +209,11 @@ fn failed(kind: FailureKind, code: &str, message: &str) -> TaskOutcome {
     TaskOutcome::Failed { failure: TaskFailure::new(kind, code, message) }
 }
 
-/// What a failed call means for the task.
-fn classify(error: &LlmError) -> TaskFailure {
-    let mut failure = TaskFailure::new(FailureKind::Transient, error.code(), &describe(error));
+/// What a failed call means for the task (ARCHITECTURE, "The way of a call"). `is_used_up` says that so many calls of this task
+/// have failed at the provider and may have been billed that no further one is made by itself.
+fn classify(error: &LlmError, is_used_up: bool) -> TaskFailure {
+    let mut failure = TaskFailure::new(FailureKind::Parked, error.code(), &describe(error));
+    let milliseconds = |wait: Duration| Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
     match (error, error.retry()) {
         (LlmError::BudgetRefused { needed, .. }, _) => {
             failure.kind = FailureKind::Budget;
@@ -213,19 +226,25 @@ fn classify(error: &LlmError) -> TaskFailure {
         }
         (LlmError::Frozen { .. }, _) => failure.kind = FailureKind::Budget,
         (LlmError::Cancelled, _) => failure.kind = FailureKind::Cancelled,
+        // Nothing was called, and the task is not to blame: it waits until the books answer again.
         (LlmError::Ledger(cause), _) if cause.retry().is_retryable() => {
-            // Nothing was called, and the task is not to blame: it waits until the books answer again.
-            failure.kind = FailureKind::Parked;
-            failure.retry_after_ms = Some(u64::try_from(LEDGER_PAUSE.as_millis()).unwrap_or(u64::MAX));
+            failure.retry_after_ms = milliseconds(LEDGER_PAUSE);
         }
-        (LlmError::Ledger(_) | LlmError::Exhausted { .. }, _) | (_, Retry::Now | Retry::Exhausted) => {}
-        (_, Retry::After(delay)) => {
-            failure.kind = FailureKind::Parked;
-            failure.retry_after_ms = Some(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
-        }
+        (LlmError::Ledger(_), _) => failure.kind = FailureKind::Transient,
         // What is wrong with this request: too large for the model is the task's fault, the rest is everybody's.
         (LlmError::Status { status: 413, .. }, Retry::Never) => failure.kind = FailureKind::Rejected,
         (_, Retry::Never) => failure.kind = FailureKind::Fatal,
+        // From here on the provider is to blame. Whoever has tried often enough does not begin again in the next attempt.
+        _ if is_used_up => failure.kind = FailureKind::Exhausted,
+        (_, Retry::After(wait)) => {
+            failure.retry_after_ms = milliseconds(wait);
+            // Waiting for what may have been billed is no waiting for nothing: it must not go on for ever.
+            if error.charge() == Charge::Everything {
+                failure.kind = FailureKind::Transient;
+            }
+        }
+        // The task comes back by itself after a pause that grows.
+        (_, Retry::Now | Retry::Exhausted) => {}
     }
     failure
 }
@@ -241,3 +260,7 @@ fn describe(error: &LlmError) -> String {
     }
     format!("{text} ({})", error.remedy())
 }
+
+#[cfg(test)]
+#[path = "execute_tests.rs"]
+mod tests;

@@ -171,7 +171,7 @@ impl Worker {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorkerError> {
         self.announce().await?;
         let shared = self.shared;
-        let mut stop_listener = shared.stops.listen(shared.backend.broker.signals());
+        let mut stop_listener = shared.stops.listen(&shared.backend);
         let mut slots = JoinSet::new();
         for _ in 0..shared.options.slots {
             slots.spawn(slot(Arc::clone(&shared), shutdown.clone()));

@@ -19,7 +19,7 @@ use codeswarm::llm::anthropic::{Anthropic, AnthropicConfig};
 use codeswarm::llm::http::Limits;
 use codeswarm::llm::openai::{OpenAi, OpenAiConfig, Preset};
 use codeswarm::llm::replay::{FakeOptions, FakeServer, Fault, Reply, Script};
-use codeswarm::llm::{CallOutcome, LlmError, LlmRequest, Metered, Provider, StopReason};
+use codeswarm::llm::{CallOutcome, Charge, LlmError, LlmRequest, Metered, Provider, StopReason};
 use codeswarm::protocol::{AgentType, InstanceId, JobId, MicroUsd, TaskId};
 use codeswarm::resilience::RetryPolicy;
 use tokio_util::sync::CancellationToken;
@@ -78,6 +78,10 @@ fn cases() -> Vec<Case> {
             Fault::Status429 => {
                 add("", reply.clone());
                 add(", retry-after 1 s", reply.clone().retry_after(1));
+                add(", retry-after 90 s", reply.retry_after(90));
+            }
+            Fault::Html503 => {
+                add("", reply.clone());
                 add(", retry-after 90 s", reply.retry_after(90));
             }
             Fault::Status429Date | Fault::Status429Ms => add(", 1 s", reply.retry_after(1)),
@@ -153,9 +157,11 @@ fn said(outcome: &CallOutcome) -> String {
             };
             let next = match error.retry() {
                 Retry::Never => "final",
-                Retry::After(_) => "the task is parked",
+                Retry::After(_) if error.charge() == Charge::Nothing => "the task is parked",
+                Retry::After(_) => "the task waits and has an attempt less",
                 Retry::Now => "may be tried again",
-                Retry::Exhausted => "attempts used up",
+                Retry::Exhausted if error.charge() == Charge::Nothing => "the task is parked for longer and longer",
+                Retry::Exhausted => "the task is given up",
             };
             format!("`{}`, {what}: {next}", error.code())
         }

@@ -121,7 +121,7 @@ async fn what_a_server_took_with_it_when_it_was_killed_is_sent_again_at_once() {
     servers.options.nats.request_timeout = s(10);
     let backend = servers.open().await;
     let job = job("j");
-    let paused = Event::JobPaused;
+    let paused = Event::JobPaused { reason: None };
     backend.events.append(&job, 0, vec![paused.clone()]).await.unwrap();
     publish(&backend, &["before"]).await;
     // A server that is stopped reads nothing, and what waits for it in its sockets dies with it.

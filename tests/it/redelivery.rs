@@ -64,13 +64,13 @@ impl Bench {
             features: (1, 100),
             tasks_per_feature: (1, 100),
             max_attempts: 3,
+            hold_back_percent: 0,
         };
         let submission = Submission {
             job: JobId::fresh(),
             name: "job".into(),
             proposal: "A job that loses its coordinator.".into(),
             budget: MicroUsd(1_000_000_000),
-            hold_back: MicroUsd::ZERO,
             free_tokens: None,
             origin: Origin::Live,
             settings,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use codeswarm::llm::replay::{FakeOptions, FakeServer, Fault, RateLimits, Reply, Script, Synthetic};
 use codeswarm::protocol::{Event, FailureKind, MicroUsd};
 
-use crate::faults::{Provider, Wrong, job, script};
+use crate::faults::{Bout, Provider, Wrong, job, script};
 use crate::rig::Sandbox;
 use crate::support::is_stress;
 
@@ -138,24 +138,96 @@ async fn judge(storm: &Storm, most: f64, percent: u64) {
     assert!(rejected * 100 < calls * percent, "{rejected} of {calls} calls were turned away");
 }
 
+/// No breaker: what is counted here are the loops alone.
+const NO_BREAKER: [(&str, &str); 2] =
+    [("CODESWARM_BREAKER_CONSECUTIVE_FAILURES", "0"), ("CODESWARM_BREAKER_FAILURE_PERCENT", "0")];
+
 #[tokio::test(flavor = "multi_thread")]
-async fn the_loops_of_calls_and_of_tasks_make_no_more_calls_than_both_limits_allow() {
+async fn the_loops_of_calls_and_of_tasks_never_multiply() {
     let job = job(5, 2);
-    for (calls, attempts) in [("1", "1"), ("3", "1"), ("1", "3"), ("3", "2")] {
-        let wrong = Wrong::from([("plan".to_owned(), vec![Reply::new("").fault(Fault::Status529)])]);
+    for (calls, attempts) in [("1", "1"), ("3", "1"), ("1", "3"), ("3", "2"), ("2", "5")] {
+        let wrong = Wrong::from([("plan".to_owned(), vec![Reply::new("").fault(Fault::Status500)])]);
         let (sandbox, provider) = (Sandbox::new(), Provider::start(script(&job, wrong, true)).await);
         let url = provider.base_url();
         let settings = [
             ("ANTHROPIC_BASE_URL", &*url),
             ("CODESWARM_LLM_ATTEMPTS", calls),
             ("CODESWARM_JOB_MAX_ATTEMPTS", attempts),
-            ("CODESWARM_BREAKER_CONSECUTIVE_FAILURES", "0"),
-            ("CODESWARM_BREAKER_FAILURE_PERCENT", "0"),
         ];
-        sandbox.run_job(&[], &settings).await.assert_ended(1, &["failed", "529"]);
-        let most = calls.parse::<u64>().unwrap() * attempts.parse::<u64>().unwrap();
+        sandbox.run_job(&[], &[&settings[..], &NO_BREAKER].concat()).await.assert_ended(1, &["failed", "500"]);
+        let most = calls.parse::<u64>().unwrap();
         assert_eq!(provider.requests(), most, "{calls} calls an attempt, {attempts} attempts");
+        sandbox.story().await.assert_sound_money(provider.billed());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_replies_use_attempts_and_failed_calls_between_them_use_up_calls() {
+    let job = job(5, 2);
+    let path = job.tasks[3].path.clone();
+    let (fails, refused) = (|| Reply::new("").fault(Fault::Status500), || Reply::new("no file at all"));
+    let key = format!("file {path}");
+    for (replies, requests) in [
+        // A fault before every refused reply: the third one is the last of llm.attempts, although attempts are left.
+        (vec![fails(), refused(), fails(), refused(), fails(), fails(), fails(), fails()], 5),
+        // No fault: one call for each of job.max_attempts.
+        (vec![refused()], 9),
+    ] {
+        let script = script(&job, Wrong::from([(key.clone(), replies)]), true);
+        let (sandbox, provider) = (Sandbox::new(), Provider::start(script).await);
+        let url = provider.base_url();
+        let settings =
+            [("ANTHROPIC_BASE_URL", &*url), ("CODESWARM_LLM_ATTEMPTS", "3"), ("CODESWARM_JOB_MAX_ATTEMPTS", "9")];
+        let ran = sandbox.run_job(&[], &[&settings[..], &NO_BREAKER].concat()).await;
+        ran.assert_ended(3, &["9 of 10", &path]);
+        assert_eq!(provider.prompts(&key).len(), requests);
+        sandbox.story().await.assert_sound_money(provider.billed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_after_a_call_that_may_be_billed_burns_attempts_and_a_free_one_does_not() {
+    let job = job(5, 2);
+    let of = |fault| Wrong::from([("plan".to_owned(), vec![Reply::new("").fault(fault).retry_after(1)])]);
+    let settings = [
+        ("CODESWARM_LLM_LONGEST_WAIT_SECONDS", "0"),
+        ("CODESWARM_LLM_ATTEMPTS", "5"),
+        ("CODESWARM_JOB_MAX_ATTEMPTS", "2"),
+        ("CODESWARM_JOB_LONGEST_PARKING_SECONDS", "4"),
+    ];
+    let began = Instant::now();
+    let bout = Bout::of(script(&job, of(Fault::Html503), true), &settings).await;
+    bout.ran.assert_ended(1, &["failed", "503", "plan is missing"]);
+    assert_eq!(bout.provider.requests(), 2, "as many calls as attempts");
+    assert!(began.elapsed() >= Duration::from_secs(1), "waited as asked");
+    let costs = |bout: &Bout| bout.story.failures("plan").iter().map(|(_, _, cost)| cost.0).sum::<u64>();
+    assert!(costs(&bout) > 0 && bout.story.balance.spent.0 == costs(&bout), "each call was charged");
+
+    let bout = Bout::of(script(&job, of(Fault::Status529), true), &settings).await;
+    bout.ran.assert_ended(1, &["failed", "job.longest_parking_seconds = 4", "plan is missing"]);
+    assert!(bout.provider.requests() > 2, "no attempt was burnt before that");
+    assert_eq!((costs(&bout), bout.story.balance.spent), (0, MicroUsd::ZERO));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_for_nothing_is_asked_for_again_after_pauses_that_grow() {
+    let job = job(5, 2);
+    let wrong = Wrong::from([("plan".to_owned(), vec![Reply::new("").fault(Fault::Status529)])]);
+    let (sandbox, provider) = (Sandbox::new(), Provider::start(script(&job, wrong, true)).await);
+    let url = provider.base_url();
+    let settings = [
+        ("ANTHROPIC_BASE_URL", &*url),
+        ("CODESWARM_LLM_ATTEMPTS", "2"),
+        ("CODESWARM_JOB_MAX_ATTEMPTS", "1"),
+        ("CODESWARM_JOB_LONGEST_PARKING_SECONDS", "1"),
+    ];
+    let ran = sandbox.run_job(&[], &[&settings[..], &NO_BREAKER].concat()).await;
+    ran.assert_ended(1, &["failed", "529", "job.longest_parking_seconds = 1", "plan is missing"]);
+    // Two calls a round; pauses that double from 5 ms leave room for about eight rounds in a second.
+    assert!((4..=32).contains(&provider.requests()), "{} calls", provider.requests());
+    let story = sandbox.story().await;
+    story.assert_sound_money(MicroUsd::ZERO);
+    assert_eq!(story.balance.spent, MicroUsd::ZERO);
 }
 
 #[tokio::test(flavor = "multi_thread")]

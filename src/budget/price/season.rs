@@ -5,6 +5,7 @@
 //! times are UTC. The window of a charge lies within the window of every bound it was reserved by, so that no charge can
 //! exceed its bound because time has passed.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -89,6 +90,27 @@ impl Season {
             Self::From(start) => window.to >= *start,
             Self::During(peak) => window.moments().any(|moment| peak.holds_at(moment)),
             Self::Outside(peak) => window.moments().any(|moment| !peak.holds_at(moment)),
+        }
+    }
+}
+
+impl fmt::Display for Peak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hours: Vec<String> = self.hours.iter().map(|(from, to)| format!("{from}-{to}")).collect();
+        let days = if self.weekdays_only { ", Monday to Friday" } else { "" };
+        write!(f, "{} h UTC{days}", hours.join(" and "))
+    }
+}
+
+impl fmt::Display for Season {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let day = |at: &Timestamp| at.to_string().chars().take("2026-12-31".len()).collect::<String>();
+        match self {
+            Self::Always => f.write_str("always"),
+            Self::Until(end) => write!(f, "before {}", day(end)),
+            Self::From(start) => write!(f, "from {} on", day(start)),
+            Self::During(peak) => write!(f, "at peak, {peak}"),
+            Self::Outside(peak) => write!(f, "off peak, not {peak}"),
         }
     }
 }

@@ -29,9 +29,9 @@ pub(super) async fn entries(screen: &Screen, common: &Common, args: EntriesArgs)
             let listed: Vec<_> = newest.iter().map(values::entry).collect();
             screen.result(&json!({ "entries": listed }).to_string());
         }
-        Format::Csv => screen.result(csv(&newest)?.trim_end()),
+        Format::Csv => screen.records(&csv(&newest)?),
         Format::Table if newest.is_empty() => screen.result("the ledger has no such entries"),
-        Format::Table => screen.result(&table(&newest).render(screen.width)),
+        Format::Table => screen.result(&table(&newest, screen.width).render(screen.width)),
     }
     Ok(Exit::Done)
 }
@@ -52,15 +52,14 @@ async fn filter(backend: &Backend, args: &EntriesArgs) -> Result<EntryFilter, Fa
         };
         text.as_ref().map(|text| text.parse::<Timestamp>().map_err(|_| wrong(text))).transpose()
     };
-    Ok(EntryFilter {
-        job,
-        agent: agent.transpose()?,
-        model: args.model.clone(),
-        since: instant("--since", &args.since)?,
-        before: instant("--before", &args.before)?,
-        after: 0,
-        limit: PAGE,
-    })
+    let (since, before) = (instant("--since", &args.since)?, instant("--before", &args.before)?);
+    if let (Some(since), Some(before)) = (since, before)
+        && since >= before
+    {
+        let what = format!("--since {since} is not before --before {before}: no entry can be both");
+        return Err(Failure::usage("CS-CLI-036", what, "exchange the two"));
+    }
+    Ok(EntryFilter { job, agent: agent.transpose()?, model: args.model.clone(), since, before, after: 0, limit: PAGE })
 }
 
 /// The newest `limit` entries, oldest first.
@@ -77,26 +76,36 @@ async fn newest(backend: &Backend, filter: &EntryFilter, limit: usize) -> Result
     }
 }
 
-fn table(entries: &VecDeque<Entry>) -> Table {
-    let mut table = Table::new(&[
-        ("when (UTC)", Fit::Left),
-        ("kind", Fit::Left),
-        ("reserved", Fit::Right),
-        ("charged", Fit::Right),
-        ("about", Fit::Shrink),
-    ]);
+/// Narrowest terminal on which agent type and model have columns of their own.
+const WIDE: usize = 110;
+
+fn table(entries: &VecDeque<Entry>, width: Option<usize>) -> Table {
+    let mut columns =
+        vec![("when (UTC)", Fit::Left), ("kind", Fit::Left), ("reserved", Fit::Right), ("charged", Fit::Right)];
+    let is_wide = width.is_none_or(|width| width >= WIDE);
+    if is_wide {
+        columns.extend([("agent", Fit::Left), ("model", Fit::Left)]);
+    }
+    columns.push(("about", Fit::Shrink));
+    let mut table = Table::new(&columns);
     for entry in entries {
         let shown = |amount: MicroUsd| if amount == MicroUsd::ZERO { String::new() } else { money(amount) };
         let about = entry.task.clone().unwrap_or_else(|| entry.note.clone());
-        let reserved = shown(entry.reserved);
-        table.row([instant(entry.at), kind(entry.kind).to_owned(), reserved, shown(entry.charged), about]);
+        let (when, kind) = (instant(entry.at), kind(entry.kind).to_owned());
+        let (reserved, charged) = (shown(entry.reserved), shown(entry.charged));
+        if is_wide {
+            let (agent, model) = (entry.agent.clone().unwrap_or_default(), entry.model.clone().unwrap_or_default());
+            table.row([when, kind, reserved, charged, agent, model, about]);
+        } else {
+            table.row([when, kind, reserved, charged, about]);
+        }
     }
     table
 }
 
 fn csv(entries: &VecDeque<Entry>) -> Result<String, Failure> {
     let bug = |error: String| Failure::error("CS-CLI-022", error, "report this as a bug");
-    let mut writer = csv::Writer::from_writer(Vec::new());
+    let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
     let header = [
         "id",
         "at",

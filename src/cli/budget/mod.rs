@@ -5,14 +5,13 @@
 
 mod args;
 mod entries;
+mod freeze;
 mod scope;
 mod show;
 
 pub(super) use args::BudgetCommand;
 
-use std::collections::BTreeSet;
-
-use args::{AmountArgs, FreezeArgs, RebuildArgs};
+use args::{AmountArgs, RebuildArgs};
 use scope::Named;
 
 use super::args::Common;
@@ -20,7 +19,7 @@ use super::live::Watched;
 use super::screen::Screen;
 use super::words::money;
 use super::{Exit, Failure, jobs, opened, plan};
-use crate::backend::{Adjustment, Backend, Balance, Scope, Signal};
+use crate::backend::{Adjustment, Backend, Balance, Scope};
 use crate::clock;
 use crate::coordinator;
 use crate::error::Coded;
@@ -32,8 +31,8 @@ pub(super) async fn run(screen: &Screen, common: &Common, command: BudgetCommand
         BudgetCommand::Show(args) => show::show(screen, common, args).await,
         BudgetCommand::TopUp(args) => change(screen, common, args, true).await,
         BudgetCommand::Set(args) => change(screen, common, args, false).await,
-        BudgetCommand::Freeze(args) => freeze(screen, common, args, true).await,
-        BudgetCommand::Thaw(args) => freeze(screen, common, args, false).await,
+        BudgetCommand::Freeze(args) => freeze::freeze(screen, common, args).await,
+        BudgetCommand::Thaw(args) => freeze::thaw(screen, common, args).await,
         BudgetCommand::Rebuild(args) => rebuild(screen, common, &args).await,
         BudgetCommand::Entries(args) => entries::entries(screen, common, args).await,
     }
@@ -49,13 +48,25 @@ fn amount(args: &AmountArgs, adds: bool) -> Result<Option<MicroUsd>, Failure> {
     let wrong = |what: String| Failure::usage("CS-CLI-003", what, remedy);
     let amount = match (args.amount.as_str(), counts_tokens) {
         ("none", _) if !adds => return Ok(None),
-        (text, true) => text.parse::<u64>().map(MicroUsd).map_err(|error| wrong(format!("amount: {error}")))?,
+        (text, true) => tokens(text).map_err(wrong)?,
         (text, false) => text.parse::<MicroUsd>().map_err(|error| wrong(format!("amount: {error}")))?,
     };
     if amount == MicroUsd::ZERO {
         return Err(wrong("amount: nothing at all changes nothing that could be used".into()));
     }
     Ok(Some(amount))
+}
+
+/// Highest ceiling in tokens, as in the configuration; no fleet gets there.
+const MOST_TOKENS: u64 = 1_000_000_000_000_000;
+
+/// A number of tokens.
+fn tokens(text: &str) -> Result<MicroUsd, String> {
+    if text.is_empty() || text.contains(|c: char| !c.is_ascii_digit()) {
+        return Err(format!("amount: {text:?} is not a whole number of tokens"));
+    }
+    let counted = text.parse::<u64>().ok().filter(|tokens| *tokens <= MOST_TOKENS).map(MicroUsd);
+    counted.ok_or_else(|| format!("amount: {text} tokens are more than the highest ceiling, {MOST_TOKENS}"))
 }
 
 async fn change(screen: &Screen, common: &Common, args: AmountArgs, adds: bool) -> Result<Exit, Failure> {
@@ -76,7 +87,7 @@ async fn change(screen: &Screen, common: &Common, args: AmountArgs, adds: bool) 
         .job
         .decide(Decision::BudgetChanged { limit }, backend.clock.now())
         .map_err(|refusal| Failure::error(refusal.code(), format!("job {id}: {refusal}"), refusal.remedy()))?;
-    let balance = adjust(&backend, &named.scope, adjustment).await?;
+    let balance = set_limit(&backend, &watched, adjustment).await?;
     let limit = balance.limit.unwrap_or(limit);
     tell(&backend, &instance, id, limit).await?;
     screen.result(&format!("job {id}: the budget is {limit} now, {} of it spent", money(balance.spent)));
@@ -85,6 +96,31 @@ async fn change(screen: &Screen, common: &Common, args: AmountArgs, adds: bool) 
         screen.note(&format!("no process works on the job; go on with `codeswarm resume {id}`"));
     }
     Ok(Exit::Done)
+}
+
+/// Raises a job's limit by `amount`, for a person who was asked by the process that leads it: that process is told through its
+/// queue, because a delivery would take the lead from it.
+pub(super) async fn raise(
+    screen: &Screen,
+    backend: &Backend,
+    instance: &InstanceId,
+    watched: &Watched,
+    amount: MicroUsd,
+) -> Result<(), Failure> {
+    let limit = set_limit(backend, watched, Adjustment::TopUp(amount)).await?.limit.unwrap_or_default();
+    coordinator::command(backend, instance, watched.job.id(), Command::BudgetChanged { limit }).await?;
+    screen.note(&format!("the budget is {limit} now"));
+    Ok(())
+}
+
+/// Changes a job's limit, and with it what is held back of it.
+async fn set_limit(backend: &Backend, watched: &Watched, adjustment: Adjustment) -> Result<Balance, Failure> {
+    let scope = Scope::Job(watched.job.id().clone());
+    let balance = adjust(backend, &scope, adjustment).await?;
+    let percent = watched.job.submission().map_or(0, |submission| submission.settings.hold_back_percent);
+    let Some(limit) = balance.limit.filter(|_| percent > 0) else { return Ok(balance) };
+    // What is held back is a share of whatever the limit is.
+    adjust(backend, &scope, Adjustment::HoldBack(limit.percent(percent))).await
 }
 
 /// Changes the limit of the account, of its windows, or of a part of a job.
@@ -98,6 +134,11 @@ async fn change_other(
     if named.scope.needs_limit() && adjustment == Adjustment::SetLimit(None) {
         let what = "a job without a limit may spend nothing".to_owned();
         return Err(Failure::usage("CS-CLI-003", what, "give US dollars above zero, for example 5 or 0.25"));
+    }
+    let is_unlimited = || async { Ok::<_, Failure>(backend.ledger.balance(&named.scope).await?.limit.is_none()) };
+    if matches!(adjustment, Adjustment::TopUp(_)) && is_unlimited().await? {
+        let what = format!("{} has no limit: there is nothing to raise", named.scope);
+        return Err(Failure::error("CS-CLI-039", what, "set one with `codeswarm budget set`, if there is to be one"));
     }
     let balance = adjust(backend, &named.scope, adjustment).await?;
     if let Some(job) = &named.job {
@@ -127,51 +168,6 @@ async fn adjust(backend: &Backend, scope: &Scope, adjustment: Adjustment) -> Res
 async fn tell(backend: &Backend, instance: &InstanceId, id: &JobId, limit: MicroUsd) -> Result<(), Failure> {
     coordinator::deliver(backend, instance, id, Command::BudgetChanged { limit }).await?;
     Ok(())
-}
-
-async fn freeze(screen: &Screen, common: &Common, args: FreezeArgs, freezes: bool) -> Result<Exit, Failure> {
-    let (backend, instance) = opened::open_existing(common, "budget").await?;
-    let job = match &args.job {
-        Some(given) => Some(jobs::find(&backend, Some(given)).await?.job),
-        None => None,
-    };
-    let scope = job.clone().map_or(Scope::Account, Scope::Job);
-    let adjustment = if freezes { Adjustment::Freeze } else { Adjustment::Thaw };
-    adjust(&backend, &scope, adjustment).await?;
-    if !freezes {
-        // A call that cost too much has frozen every scope it fell in.
-        for part in parts(&backend, job.as_ref()).await? {
-            if backend.ledger.balance(&part).await?.frozen {
-                adjust(&backend, &part, adjustment).await?;
-            }
-        }
-    }
-    let what = job.as_ref().map_or_else(|| "all spending".to_owned(), |id| format!("spending of job {id}"));
-    if freezes {
-        backend.broker.signal(job.map_or(Signal::Freeze, |job| Signal::CancelJob { job })).await?;
-        screen
-            .result(&format!("{what} is frozen: no new call is made, and running calls are cut off (they stay paid)"));
-        return Ok(Exit::Done);
-    }
-    for entry in backend.events.jobs().await?.into_iter().filter(|entry| job.as_ref().is_none_or(|id| *id == entry.job))
-    {
-        let watched = Watched::load(&backend, &entry.job).await?;
-        if jobs::is_active(&backend, &watched).await? {
-            tell(&backend, &instance, &entry.job, watched.limit()).await?;
-        }
-    }
-    screen.result(&format!("{what} is allowed again, within the budgets"));
-    Ok(Exit::Done)
-}
-
-/// What is frozen and thawed together with a job, or with everything.
-async fn parts(backend: &Backend, job: Option<&JobId>) -> Result<Vec<Scope>, Failure> {
-    let Some(id) = job else { return Ok(vec![Scope::Tokens]) };
-    let job = Watched::load(backend, id).await?.job;
-    let features = job.features().map(|feature| Scope::Slice(id.clone(), feature.spec.id.clone()));
-    let types: BTreeSet<_> = job.tasks().iter().map(|task| task.agent.clone()).collect();
-    let agents = types.into_iter().map(|agent| Scope::Agent(id.clone(), agent));
-    Ok(std::iter::once(Scope::JobTokens(id.clone())).chain(features).chain(agents).collect())
 }
 
 async fn rebuild(screen: &Screen, common: &Common, args: &RebuildArgs) -> Result<Exit, Failure> {

@@ -19,14 +19,17 @@ pub(super) fn counts_tokens(given: &str) -> bool {
     given == "tokens" || given.ends_with("/tokens")
 }
 
-/// Finds the scope called `given`.
+/// Finds the scope called `given`, in the words of the help or as the ledger prints it.
 pub(super) async fn find(backend: &Backend, given: &str) -> Result<Named, Failure> {
     let of_account = |scope| Ok(Named { scope, job: None });
     match given {
         "account" => return of_account(Scope::Account),
-        "day" => return of_account(Scope::PerDay),
-        "month" => return of_account(Scope::PerMonth),
+        "day" | "account/day" => return of_account(Scope::PerDay),
+        "month" | "account/month" => return of_account(Scope::PerMonth),
         "tokens" => return of_account(Scope::Tokens),
+        // One day or month: its limit is that of all of them.
+        _ if given.starts_with("account/day:") => return of_account(Scope::PerDay),
+        _ if given.starts_with("account/month:") => return of_account(Scope::PerMonth),
         _ => {}
     }
     let (job, part) = given.split_once('/').map_or((given, None), |(job, part)| (job, Some(part)));
@@ -43,7 +46,7 @@ pub(super) async fn find(backend: &Backend, given: &str) -> Result<Named, Failur
 fn part_of(watched: &Watched, part: &str) -> Result<Scope, Failure> {
     let job = &watched.job;
     let (found, known): (Option<Scope>, Vec<String>) = match part.split_once(':') {
-        Some(("feature", name)) => {
+        Some(("feature" | "slice", name)) => {
             let ids: Vec<_> = job.features().map(|feature| feature.spec.id.clone()).collect();
             let found = ids.iter().find(|id| id.as_str() == name);
             (found.map(|id| Scope::Slice(job.id().clone(), id.clone())), ids.iter().map(ToString::to_string).collect())

@@ -32,9 +32,12 @@ impl Metered {
             let Some(model) = models.next() else { break };
             tracing::warn!(job = %context.job, task = %context.task, from = request.model, to = model, "falling back");
             request.model = model;
+            // What failed before says nothing about this model.
+            let context = &context.clone().after_failed_calls(0);
             let next = self.call_model(request.clone(), context, min_output_tokens, cancel).await;
             outcome = joined(outcome, next);
         }
+        outcome.model = request.model;
         outcome
     }
 }
@@ -62,6 +65,9 @@ fn joined(first: CallOutcome, second: CallOutcome) -> CallOutcome {
         cost: MicroUsd(first.cost.0.saturating_add(second.cost.0)),
         usage: Usage::plus(first.usage, second.usage),
         attempts: first.attempts + second.attempts,
+        failed: first.failed + second.failed,
+        overrun: second.overrun.or(first.overrun),
+        model: second.model,
     }
 }
 

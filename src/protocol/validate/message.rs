@@ -133,6 +133,10 @@ pub fn task_result(result: &TaskResult) -> Result<(), ProtocolError> {
     }
     usage(&result.usage)?;
     amount("cost", result.cost)?;
+    if let Some(overrun) = &result.overrun {
+        amount("overrun.reserved", overrun.reserved)?;
+        amount("overrun.charged", overrun.charged)?;
+    }
     match &result.outcome {
         TaskOutcome::Succeeded { receipt } => self::receipt(receipt).map_err(|error| error.within("receipt")),
         TaskOutcome::Failed { failure } => self::failure(failure).map_err(|error| error.within("failure")),

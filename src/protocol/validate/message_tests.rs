@@ -31,6 +31,7 @@ fn message() -> TaskMessage {
         feedback: None,
         estimated_tokens: 100,
         model: None,
+        failed_calls: 0,
     }
 }
 
@@ -44,6 +45,7 @@ fn result() -> TaskResult {
         finished_at: Timestamp(2),
         usage: Usage::default(),
         cost: MicroUsd(1),
+        overrun: None,
         outcome: TaskOutcome::Succeeded {
             receipt: Receipt { artifact: digest(), model: "m".into(), checks: vec!["utf-8".into()] },
         },
@@ -149,6 +151,7 @@ fn a_task_result_is_bounded_in_every_field() {
         message: "too dear".into(),
         retry_after_ms: None,
         needed: None,
+        failed_calls: 0,
     };
     let failed = |failure| TaskResult { outcome: TaskOutcome::Failed { failure }, ..result() };
     assert_eq!(task_result(&failed(failure.clone())), Ok(()));

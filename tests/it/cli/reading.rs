@@ -221,3 +221,41 @@ fn output_becomes_a_repository_with_one_commit_per_feature() {
     let log = String::from_utf8(log.stdout).unwrap();
     assert!(log.lines().count() >= 6, "{log}");
 }
+
+#[test]
+fn models_are_shown_with_all_their_prices_and_fit_a_terminal() {
+    let room = finished();
+    let listed = room.run(&["models", "--json"]).expect(0).json();
+    let of = |name: &str| {
+        let models = listed["models"].as_array().unwrap().iter();
+        models.clone().find(|model| model["model"] == name).unwrap().clone()
+    };
+    let input = "input_micro_usd_per_million";
+    let gemini = of("gemini-3.8-flash");
+    let when = |season: &Value| (season["when"].as_str().unwrap().to_owned(), season[input].as_u64().unwrap());
+    let seasons: Vec<_> = gemini["seasons"].as_array().unwrap().iter().map(when).collect();
+    assert_eq!(seasons, [("before 2027-01-01".to_owned(), 750_000), ("from 2027-01-01 on".to_owned(), 1_500_000)]);
+    assert_eq!(of("deepseek-flash")["seasons"].as_array().unwrap().len(), 2);
+    assert!(gemini["max_output_tokens"] == 65_536 && gemini["now"][input].as_u64().is_some());
+    let one = room.run(&["models", "deepseek-flash"]).expect(0).out;
+    for part in ["at peak, 1-4 and 6-10 h UTC, Monday to Friday", "off peak", "1 h", "most output", "cached from"] {
+        assert!(one.contains(part), "{part}: {one}");
+    }
+    assert!(room.run(&["models", "nobody"]).expect(2).err.contains("CS-CLI-015"));
+    let other = Room::new();
+    std::fs::write(other.path().join("codeswarm.toml"), "[providers.ollama]\nprice = 0\n").unwrap();
+    let free = other.run(&["models", "ollama/qwen", "--config", "codeswarm.toml"]).expect(0).out;
+    assert!(free.contains("declared free"), "{free}");
+    let all = other.run(&["models", "--json", "--config", "codeswarm.toml"]).expect(0).json();
+    assert!(
+        all["endpoints"].as_array().unwrap().contains(&serde_json::json!({"endpoint": "ollama", "prices": "free"}))
+    );
+    let narrow = Active::start(room.command(&["models"]).env("COLUMNS", "80")).finish().expect(0);
+    let lines: Vec<&str> = narrow.out.lines().collect();
+    assert!(
+        lines[0].starts_with("model ") && lines[0].contains(" in ") && lines.len() < 100,
+        "one table: {}",
+        narrow.out
+    );
+    assert!(lines.iter().chain(&narrow.err.lines().collect::<Vec<_>>()).all(|line| line.chars().count() <= 80));
+}

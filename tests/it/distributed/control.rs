@@ -89,7 +89,7 @@ fn pause_resume_and_approval_work_across_processes() {
     cluster.wait_for(&backend, &id, |log| (files(log) > 0).then_some(()));
     cluster.codeswarm(&["pause", id.as_str()]).expect_code(0);
     cluster.wait_for(&backend, &id, |log| {
-        log.iter().find(|recorded| matches!(recorded.event, Event::JobPaused)).map(drop)
+        log.iter().find(|recorded| matches!(recorded.event, Event::JobPaused { .. })).map(drop)
     });
     let paused = files(&cluster.log(&backend, &id));
     std::thread::sleep(Duration::from_millis(800));

@@ -62,7 +62,13 @@ async fn a_wrong_key_ends_the_job_at_the_first_call_and_says_what_to_do() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_stays_broken_is_given_up_after_all_attempts_and_the_job_can_be_resumed() {
     let job = job(5, 2);
-    let settings = [IMPATIENT, ("CODESWARM_LLM_ATTEMPTS", "2"), ("CODESWARM_JOB_MAX_ATTEMPTS", "2")];
+    // No waiting for what costs nothing; and the attempts of the task do not come on top of those of the call.
+    let settings = [
+        IMPATIENT,
+        ("CODESWARM_LLM_ATTEMPTS", "2"),
+        ("CODESWARM_JOB_MAX_ATTEMPTS", "2"),
+        ("CODESWARM_JOB_LONGEST_PARKING_SECONDS", "0"),
+    ];
     let rows = [
         (Fault::Status429, "429"),
         (Fault::Status529, "529"),
@@ -79,7 +85,7 @@ async fn a_provider_that_stays_broken_is_given_up_after_all_attempts_and_the_job
         async move {
             let bout = Bout::of(script, &settings).await;
             bout.ran.assert_ended(1, &["failed", part, "all 2 attempts failed", "plan is missing", "codeswarm resume"]);
-            assert_eq!(bout.provider.requests(), 4, "{fault:?}");
+            assert_eq!(bout.provider.requests(), 2, "{fault:?}");
             let (spent, billed) = (bout.story.balance.spent, bout.provider.billed());
             assert_eq!(billed == MicroUsd::ZERO, !fault.is_billed(), "{fault:?}");
             assert_eq!(spent == MicroUsd::ZERO, !fault.is_billed(), "{fault:?}");
@@ -98,7 +104,7 @@ async fn a_provider_that_stays_broken_is_given_up_after_all_attempts_and_the_job
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_is_down_costs_nothing_and_is_named() {
-    let settings = [("CODESWARM_LLM_ATTEMPTS", "2"), ("CODESWARM_JOB_MAX_ATTEMPTS", "2")];
+    let settings = [("CODESWARM_LLM_ATTEMPTS", "2"), ("CODESWARM_JOB_LONGEST_PARKING_SECONDS", "0")];
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     for (url, part) in [
         (format!("http://127.0.0.1:{port}"), "Connection refused"),
@@ -113,7 +119,7 @@ async fn a_provider_that_is_down_costs_nothing_and_is_named() {
         );
         let story = sandbox.story().await;
         story.assert_sound_money(MicroUsd::ZERO);
-        assert_eq!((story.balance.spent, story.failures("plan").len()), (MicroUsd::ZERO, 2));
+        assert_eq!((story.balance.spent, story.failures("plan").len()), (MicroUsd::ZERO, 1));
         assert!(sandbox.output().is_empty());
     }
 }

@@ -7,8 +7,8 @@ use codeswarm::clock::Timestamp;
 use codeswarm::protocol::{
     AgentType, ArtifactRef, Command, CommandMessage, ContextFile, Contract, Envelope, Event, FailureKind, FeatureId,
     FeaturePlan, FeatureSpec, FilePlan, Identifier, InstanceId, JobId, JobOutcome, JobSettings, MessageKind, Metadata,
-    MicroUsd, Origin, Priority, Receipt, Recipient, RecordedEvent, StrategicPlan, TaskFailure, TaskId, TaskKind,
-    TaskMessage, TaskOutcome, TaskResult, TaskSpec, TraceContext, Usage,
+    MicroUsd, Origin, Overrun, Priority, Receipt, Recipient, RecordedEvent, StrategicPlan, TaskFailure, TaskId,
+    TaskKind, TaskMessage, TaskOutcome, TaskResult, TaskSpec, TraceContext, Usage,
 };
 
 fn artifact(digit: char) -> ArtifactRef {
@@ -38,6 +38,7 @@ fn failure(kind: FailureKind) -> TaskFailure {
         message: "the provider is overloaded".into(),
         retry_after_ms: (kind == FailureKind::Parked).then_some(30_000),
         needed: (kind == FailureKind::Budget).then_some(MicroUsd(125_000)),
+        failed_calls: if kind == FailureKind::Exhausted { 3 } else { 0 },
     }
 }
 
@@ -95,6 +96,7 @@ fn settings() -> JobSettings {
         features: (5, 15),
         tasks_per_feature: (2, 8),
         max_attempts: 3,
+        hold_back_percent: 0,
     }
 }
 
@@ -132,6 +134,7 @@ pub(super) fn envelopes() -> Vec<(String, Envelope<TaskMessage>)> {
         feedback: None,
         estimated_tokens: 0,
         model: None,
+        failed_calls: 0,
     };
     let feature_plan = TaskMessage {
         task: TaskId::feature_plan(&feature()),
@@ -155,6 +158,7 @@ pub(super) fn envelopes() -> Vec<(String, Envelope<TaskMessage>)> {
         estimated_tokens: 800,
         ..feature_plan.clone()
     };
+    let again = envelope(TaskMessage { failed_calls: 2, ..bare.clone() });
     let full = Envelope {
         recipient: Recipient::Agent(InstanceId::new("worker-frontend-1").unwrap()),
         causation_id: Some("0198c2f1-a7b3-7d3c-8a1b-000000000000".into()),
@@ -163,8 +167,13 @@ pub(super) fn envelopes() -> Vec<(String, Envelope<TaskMessage>)> {
         ..envelope(file)
     };
     let broadcast = Envelope { recipient: Recipient::Broadcast, priority: Priority::Normal, ..envelope(bare.clone()) };
-    let samples =
-        [("plan", envelope(bare)), ("feature-plan", envelope(feature_plan)), ("file", full), ("broadcast", broadcast)];
+    let samples = [
+        ("plan", envelope(bare)),
+        ("feature-plan", envelope(feature_plan)),
+        ("file", full),
+        ("broadcast", broadcast),
+        ("again", again),
+    ];
     samples.into_iter().map(|(name, envelope)| (format!("envelope-{name}"), envelope)).collect()
 }
 
@@ -178,10 +187,13 @@ pub(super) fn results() -> Vec<(String, TaskResult)> {
         finished_at: Timestamp(1_763_717_409_456),
         usage: usage(),
         cost: MicroUsd(12_345),
+        overrun: None,
         outcome,
     };
     let failed = |kind| result(TaskOutcome::Failed { failure: failure(kind) });
     let mut samples = vec![("result-succeeded".to_owned(), result(TaskOutcome::Succeeded { receipt: receipt() }))];
+    let overrun = Some(Overrun { reserved: MicroUsd(10_000), charged: MicroUsd(12_345) });
+    samples.push(("result-succeeded-over-its-bound".to_owned(), TaskResult { overrun, ..samples[0].1.clone() }));
     samples.extend(FAILURES.map(|kind| (format!("result-failed-{}", failure_name(kind)), failed(kind))));
     samples
 }
@@ -243,24 +255,33 @@ pub(super) fn events() -> Vec<(String, RecordedEvent)> {
         committed(true, Some("8da91fce".repeat(5))),
         Event::BudgetWarning { spent: MicroUsd(4_000_000), limit: MicroUsd(5_000_000) },
         Event::BudgetChanged { limit: MicroUsd(7_500_000) },
-        Event::JobPaused,
+        Event::JobPaused { reason: None },
+        Event::BudgetOverrun { task: file_task(), attempt: 2, reserved: MicroUsd(20_000), charged: MicroUsd(30_000) },
         Event::JobResumed,
     ];
     events.extend(OUTCOMES.map(|outcome| Event::JobEnded { outcome, reason: "so it is".into() }));
     let mut samples: Vec<(String, Event)> = events.into_iter().map(|event| (event_name(&event), event)).collect();
     samples.push(("event-job-submitted-live".into(), submitted(Origin::Live)));
+    let mut holding = submitted(Origin::Live);
+    if let Event::JobSubmitted { settings, .. } = &mut holding {
+        settings.hold_back_percent = 10;
+    }
+    samples.push(("event-job-submitted-holding-back".into(), holding));
     samples.push(("event-task-failed-for-good".into(), failed(None)));
     samples.push(("event-feature-committed-partly".into(), committed(false, None)));
+    let asks = Event::JobPaused { reason: Some("80 % of the budget is spent".into()) };
+    samples.push(("event-job-paused-to-ask".into(), asks));
     let record = |event| RecordedEvent { seq: 7, at: Timestamp(1_763_717_400_123), event };
     samples.into_iter().map(|(name, event)| (name, record(event))).collect()
 }
 
-const FAILURES: [FailureKind; 7] = [
+const FAILURES: [FailureKind; 8] = [
     FailureKind::Rejected,
     FailureKind::Transient,
     FailureKind::Parked,
     FailureKind::Budget,
     FailureKind::Lost,
+    FailureKind::Exhausted,
     FailureKind::Fatal,
     FailureKind::Cancelled,
 ];
@@ -280,6 +301,7 @@ fn failure_name(kind: FailureKind) -> &'static str {
         FailureKind::Parked => "parked",
         FailureKind::Budget => "budget",
         FailureKind::Lost => "lost",
+        FailureKind::Exhausted => "exhausted",
         FailureKind::Fatal => "fatal",
         FailureKind::Cancelled => "cancelled",
     }
@@ -323,7 +345,8 @@ fn event_name(event: &Event) -> String {
         Event::FeatureCommitted { .. } => "feature-committed",
         Event::BudgetWarning { .. } => "budget-warning",
         Event::BudgetChanged { .. } => "budget-changed",
-        Event::JobPaused => "job-paused",
+        Event::JobPaused { .. } => "job-paused",
+        Event::BudgetOverrun { .. } => "budget-overrun",
         Event::JobResumed => "job-resumed",
         Event::JobEnded { outcome, .. } => return format!("event-job-ended-{}", outcome_name(*outcome)),
     };
