@@ -29,7 +29,8 @@ JSON (DELETE starts again). Any key is accepted. Prices are those of `codeswarm 
 Examples:
   fake-claude --synthetic 6x4 --latency-ms 800 --seed 1      a whole made-up job, with delays like real ones
   fake-claude --script replies.jsonl --bill bill.jsonl       recorded replies (codeswarm run --record FILE)
-  fake-claude --synthetic 20x5 --requests-per-minute 100 --concurrency-limit 20";
+  fake-claude --synthetic 20x5 --requests-per-minute 100 --concurrency-limit 20
+  fake-claude --synthetic 6x4 --count-fault status-429       for llm.count_tokens = true";
 
 /// Answers the Anthropic Messages API and OpenAI chat completions on this machine, for free.
 #[derive(Debug, Parser)]
@@ -53,13 +54,17 @@ struct Arguments {
     /// Log every billed call to this file, and go on with the bill that is there.
     #[arg(long, value_name = "FILE")]
     bill: Option<PathBuf>,
-    /// Delay of every reply in milliseconds, besides its own.
+    /// Milliseconds that every call takes, besides what its line says.
     #[arg(long, value_name = "N", default_value_t = 0)]
     latency_ms: u64,
-    /// Spread the delay log-normally around that median, the same way for the same seed; also shapes --synthetic.
+    /// Share of a call's time after which its reply begins, if it is streamed; the rest is spread over the rest of the time.
+    #[arg(long, value_name = "PERCENT", default_value_t = FakeOptions::default().first_byte_percent,
+        value_parser = clap::value_parser!(u32).range(0..=100))]
+    first_byte_percent: u32,
+    /// Spread the time log-normally around that median, the same way for the same seed; also shapes --synthetic.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// With --seed: standard deviation of the logarithm of the delay; real calls lie between 0.3 and 1.
+    /// With --seed: standard deviation of the logarithm of the time; real calls lie between 0.3 and 1.
     #[arg(long, value_name = "X", default_value_t = 0.5)]
     sigma: f64,
     /// Answer 429 beyond so many requests a minute.
@@ -74,6 +79,9 @@ struct Arguments {
     /// Answer 429 beyond so many calls at once.
     #[arg(long, value_name = "N")]
     concurrency_limit: Option<usize>,
+    /// Let every count of tokens go wrong in this way (--faults lists them; those that only a reply can have do nothing).
+    #[arg(long, value_name = "FAULT", value_parser = fault)]
+    count_fault: Option<Fault>,
     /// Accept calls without a key, as local model servers do.
     #[arg(long)]
     no_key: bool,
@@ -87,6 +95,11 @@ fn dimensions(text: &str) -> Result<(usize, usize), String> {
     let number = |text: &str| text.parse().ok().filter(|number| (1..=10_000).contains(number));
     let parts = text.split_once('x').and_then(|(features, files)| Some((number(features)?, number(files)?)));
     parts.ok_or_else(|| "say how many features of how many files, each from 1 to 10000, as in 6x4".to_owned())
+}
+
+fn fault(name: &str) -> Result<Fault, String> {
+    let found = Fault::ALL.into_iter().find(|fault| fault.name() == name);
+    found.ok_or_else(|| "there is no such fault; --faults lists them".to_owned())
 }
 
 impl Arguments {
@@ -118,6 +131,7 @@ impl Arguments {
         FakeOptions {
             address: self.listen,
             latency: self.latency(),
+            first_byte_percent: self.first_byte_percent,
             bill_path: self.bill.clone(),
             prices: None,
             limits: RateLimits {
@@ -129,6 +143,7 @@ impl Arguments {
             },
             generates: self.synthetic.is_some(),
             needs_key: !self.no_key,
+            count_fault: self.count_fault,
         }
     }
 }

@@ -44,6 +44,8 @@ pub const LLM_CALL_DURATION: &str = "codeswarm_llm_call_duration_seconds";
 pub const LLM_ATTEMPTS: &str = "codeswarm_llm_attempts_total";
 /// Model calls that were tried again, by model.
 pub const LLM_RETRIES: &str = "codeswarm_llm_retries_total";
+/// Inputs that the provider was asked to count, by model and what came of it (`smaller`, `no_smaller`, `absurd`, `failed`).
+pub const LLM_INPUT_COUNTS: &str = "codeswarm_llm_input_counts_total";
 /// Time that a call waited for the guards.
 pub const LLM_ADMISSION: &str = "codeswarm_llm_admission_seconds";
 /// Calls sent back to their queue by a guard.
@@ -88,7 +90,7 @@ pub const NATS_GIVEN_BACK: &str = "codeswarm_nats_given_back_total";
 pub const PROCESS_START: &str = "codeswarm_process_start_time_seconds";
 
 /// Every metric with its help text.
-pub const ALL: [(&str, Kind, &str); 32] = [
+pub const ALL: [(&str, Kind, &str); 33] = [
     (QUEUE_DEPTH, Kind::Gauge, "Messages in a task queue"),
     (DEAD_LETTERS, Kind::Gauge, "Dead letters, counted up to 1000"),
     (TASKS, Kind::Counter, "Attempts that ended"),
@@ -100,6 +102,7 @@ pub const ALL: [(&str, Kind, &str); 32] = [
     (LLM_CALL_DURATION, Kind::Histogram, "Seconds that a model call took"),
     (LLM_ATTEMPTS, Kind::Counter, "Attempts that passed the guards, by what became of them"),
     (LLM_RETRIES, Kind::Counter, "Model calls that were tried again"),
+    (LLM_INPUT_COUNTS, Kind::Counter, "Inputs that the provider was asked to count"),
     (LLM_ADMISSION, Kind::Histogram, "Seconds that a call waited for the guards"),
     (LLM_PARKED, Kind::Counter, "Calls sent back to their queue by a guard"),
     (LLM_PERMITS_LIMIT, Kind::Gauge, "Calls at once that this process may make"),
@@ -190,6 +193,11 @@ pub fn attempt_ended(key: &str, outcome: &'static str) {
 /// A model call is tried again.
 pub fn call_retried(model: &str) {
     counter!(LLM_RETRIES, "model" => model.to_owned()).increment(1);
+}
+
+/// The provider was asked to count the input of a call.
+pub fn input_counted(model: &str, outcome: &'static str) {
+    counter!(LLM_INPUT_COUNTS, "model" => model.to_owned(), "outcome" => outcome).increment(1);
 }
 
 /// A call has waited for the guards; `parked_by` names the one that sent it back, if one did.

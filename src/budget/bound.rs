@@ -45,6 +45,9 @@ pub struct WorstCaseInput {
     pub writes_5m: bool,
     /// The body asks for 1-hour cache writes.
     pub writes_1h: bool,
+    /// Input tokens that the provider has counted, where it was asked and is believed. An estimate of its own, so the bound is
+    /// no longer proven by the bytes alone; nothing may put a guess of ours here.
+    pub counted_input: Option<u64>,
 }
 
 impl WorstCaseInput {
@@ -61,6 +64,7 @@ impl WorstCaseInput {
             max_tokens,
             writes_5m: false,
             writes_1h: false,
+            counted_input: None,
         }
     }
 }

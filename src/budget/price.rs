@@ -163,11 +163,13 @@ impl ModelPrice {
         self.seasons.is_empty()
     }
 
-    /// The most input tokens that a request can be: every byte a token, and what the provider may add.
+    /// The most input tokens that a request can be: every byte a token, and what the provider may add; or what the provider
+    /// has counted with a margin, if that is less.
     fn most_input(&self, input: &WorstCaseInput) -> u64 {
         let items = u64::from(input.messages) + u64::from(input.tools);
         let added = INJECTED_TOKENS + INJECTED_TOKENS_PER_ITEM * items;
-        input.body_bytes.saturating_add(added).saturating_add(input.schema_bytes).min(self.context)
+        let by_bytes = input.body_bytes.saturating_add(added).saturating_add(input.schema_bytes);
+        by_bytes.min(input.counted_input.map_or(u64::MAX, with_margin)).min(self.context)
     }
 
     /// The prices of a request whose prompt is `prompt_tokens` long, cached parts included. They hold for the whole
@@ -346,6 +348,14 @@ impl PriceTable {
         Ok(WorstCase { amount, tokens })
     }
 
+    /// The most input tokens that a call can have, by which its tier is chosen and its input is priced.
+    ///
+    /// # Errors
+    /// [`PriceError::UnknownModel`].
+    pub fn most_input(&self, input: &WorstCaseInput) -> Result<u64, PriceError> {
+        Ok(self.known(&input.model)?.most_input(input))
+    }
+
     /// Largest `max_tokens` (at most the input's own) of a free model with which a call fits into `available` tokens; 0 when
     /// none does.
     ///
@@ -428,6 +438,11 @@ fn aliases(models: &BTreeMap<String, ModelPrice>) -> BTreeMap<String, Option<Str
         }
     }
     aliases
+}
+
+/// What a counted prompt is taken for: a tenth more, because the count is an estimate, and what the provider may add.
+const fn with_margin(counted: u64) -> u64 {
+    counted.saturating_add(counted.div_ceil(10)).saturating_add(INJECTED_TOKENS)
 }
 
 /// Whole micro-dollars that cover `pico` pico-dollars.

@@ -120,6 +120,7 @@ pub struct LlmSettings {
     pub prices_file: String,
     pub record: String,
     pub max_output_tokens: u32,
+    pub count_tokens: bool,
     pub attempts: u32,
     pub retry_first_delay_ms: u64,
     pub retry_longest_delay_ms: u64,

@@ -45,8 +45,9 @@ pub async fn work(
     drain: Duration,
     stop: Stop,
 ) -> Result<(), FleetError> {
+    let executor = parts.executor(backend, &instance);
     let options = WorkerOptions { instance, agents, slots, drain };
-    let worker = Worker::new(backend.clone(), options, parts.executor(backend));
+    let worker = Worker::new(backend.clone(), options, executor);
     let abort = worker.abort_handle();
     let run = worker.run(stop.gently);
     tokio::pin!(run);

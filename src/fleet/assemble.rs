@@ -19,8 +19,9 @@ use crate::config::{Environment, RoleSettings, Settings};
 use crate::coordinator::Estimator;
 use crate::llm::record::Recorder;
 use crate::llm::replay::{FakeOptions, FakeServer, Latency, Script};
+use crate::llm::warm::WarmGate;
 use crate::llm::{Effort, Metered, Provider, Thinking};
-use crate::protocol::AgentType;
+use crate::protocol::{AgentType, InstanceId};
 use crate::resilience::RetryPolicy;
 use crate::worker::Executor;
 
@@ -44,6 +45,7 @@ pub struct Parts {
     roles: RoleBook,
     provider: Arc<dyn Provider>,
     limits: ContextLimits,
+    counts_input: bool,
     retry: RetryPolicy,
     total_timeout: Duration,
     /// Serves the recorded replies; lives as long as the calls.
@@ -102,6 +104,7 @@ impl Parts {
             roles,
             provider,
             limits,
+            counts_input: llm.count_tokens,
             retry,
             total_timeout: Duration::from_secs(llm.total_timeout_seconds),
             guards: GuardPlan::of(settings, server.is_some()),
@@ -116,9 +119,9 @@ impl Parts {
         self.roles.roles().map(|role| role.agent.clone()).collect()
     }
 
-    /// An executor over the stores of `backend`.
+    /// An executor over the stores of `backend`, for the process `instance`.
     #[must_use]
-    pub fn executor(&self, backend: &Backend) -> Executor {
+    pub fn executor(&self, backend: &Backend, instance: &InstanceId) -> Executor {
         let treasurer = self
             .treasurer
             .get_or_init(|| {
@@ -126,8 +129,18 @@ impl Parts {
             })
             .clone();
         let metered = Metered::new(Arc::clone(&self.provider), treasurer, self.retry, self.total_timeout)
-            .behind(self.guards.guards(backend));
+            .behind(self.guards.guards(backend))
+            .counting_input(self.counts_input)
+            .warmed_by(self.warm_gate(backend, instance));
         Executor::new(backend, metered, self.roles.clone(), self.limits)
+    }
+
+    /// Recorded replies come from a server of this process alone, of whose cache the others have nothing.
+    fn warm_gate(&self, backend: &Backend, instance: &InstanceId) -> WarmGate {
+        match self.replay {
+            Some(_) => WarmGate::default(),
+            None => WarmGate::shared(Arc::clone(&backend.state), instance.clone(), backend.clock.clone()),
+        }
     }
 
     /// Expected costs in these roles at these prices.

@@ -53,13 +53,14 @@ impl LocalFleet {
     ) -> Result<Self, FleetError> {
         let coordinator =
             Coordinator::elect(backend.clone(), coordinator_options(parts.estimator(), settings, &options)).await?;
+        let executor = parts.executor(backend, &options.instance);
         let worker_options = WorkerOptions {
             instance: options.instance,
             agents: parts.agents(),
             slots: options.slots,
             drain: options.drain,
         };
-        let worker = Worker::new(backend.clone(), worker_options, parts.executor(backend));
+        let worker = Worker::new(backend.clone(), worker_options, executor);
         let (stop_coordinator, stop_worker) = (CancellationToken::new(), CancellationToken::new());
         let abort = worker.abort_handle();
         worker.announce().await?;

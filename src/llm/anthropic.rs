@@ -5,6 +5,7 @@
 //! itself is the same for every dialect and never retried: each attempt is paid for one level up. What a model accepts is
 //! read from the table of models, never guessed from its name.
 
+mod count;
 mod errors;
 mod request;
 #[cfg(test)]
@@ -18,10 +19,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderValue};
 use tokio_util::sync::CancellationToken;
 
-use super::http::{Connection, Limits, secret_header};
+use super::http::{Connection, Limits, endpoint, secret_header};
 use super::{LlmError, LlmReply, LlmRequest, Prepared, Provider};
 use crate::budget::{PriceTable, Reservation};
 use crate::config::Secret;
@@ -86,6 +88,8 @@ impl AnthropicConfig {
 /// The API behind the [`Provider`] trait.
 pub struct Anthropic {
     connection: Connection,
+    /// Where input tokens are counted, and how long that may take.
+    counter: (Url, Duration),
     models: Arc<PriceTable>,
     max_reply_bytes: usize,
 }
@@ -109,7 +113,8 @@ impl Anthropic {
         let headers = headers(&config.api_key)?;
         let connection =
             Connection::new(&config.base_url, "v1/messages", headers, config.limits(), errors::describe, "request-id")?;
-        Ok(Self { connection, models, max_reply_bytes: config.max_reply_bytes })
+        let counter = (endpoint(&config.base_url, count::PATH)?, config.idle_timeout.min(count::PATIENCE));
+        Ok(Self { connection, counter, models, max_reply_bytes: config.max_reply_bytes })
     }
 }
 
@@ -117,6 +122,12 @@ impl Anthropic {
 impl Provider for Anthropic {
     fn prepare(&self, request: &LlmRequest) -> Result<Prepared, LlmError> {
         request::prepare(request, &self.models)
+    }
+
+    async fn count_input(&self, prepared: &Prepared) -> Result<Option<u64>, LlmError> {
+        let (counter, patience) = &self.counter;
+        let answer = self.connection.ask(counter, count::body(&prepared.body)?, *patience).await?;
+        count::tokens(&answer).map(Some)
     }
 
     async fn send(

@@ -155,6 +155,28 @@ impl Connection {
         }
     }
 
+    /// Asks a side question at another `endpoint` of the same server, and reads a short answer whole within `limit`. What it
+    /// says about rate limits is about questions of its kind, so nobody is told.
+    pub(in crate::llm) async fn ask(
+        &self,
+        endpoint: &Url,
+        body: Vec<u8>,
+        limit: Duration,
+    ) -> Result<Vec<u8>, LlmError> {
+        let asking = async {
+            let request = self.client.post(endpoint.clone()).header(ACCEPT, "application/json").body(body);
+            let response = request.send().await.map_err(errors::before_reply)?;
+            if !response.status().is_success() {
+                return Err(errors::from_status(response, self.describe, limit).await);
+            }
+            errors::short_body(response).await.ok_or_else(|| LlmError::Malformed {
+                reason: "an answer broke off or was longer than such answers are".into(),
+            })
+        };
+        let late = || LlmError::Timeout { reason: format!("no answer within {limit:?}") };
+        timeout(limit, asking).await.unwrap_or_else(|_| Err(late()))
+    }
+
     async fn call(&self, prepared: &Prepared, assembler: impl Assemble) -> Result<LlmReply, LlmError> {
         let idle = self.limits.idle_timeout;
         let request = self.client.post(self.endpoint.clone()).body(prepared.body.clone());

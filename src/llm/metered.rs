@@ -6,6 +6,9 @@
 //! is sent. Whatever is unclear about a cost is decided against the budget: absent usage, an unknown model in the reply,
 //! a cut stream, a dropped future. No attempt may ever be made without its own reservation.
 
+mod count;
+#[cfg(test)]
+mod count_tests;
 mod fallback;
 #[cfg(test)]
 mod fallback_tests;
@@ -18,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use self::count::Count;
 use super::guards::Pass;
 use super::warm::WarmGate;
 use super::{Charge, Guards, LlmError, LlmReply, LlmRequest, Prepared, Provider, is_same_model};
@@ -47,6 +51,8 @@ pub struct Metered {
     /// `None` only where nobody else calls the same provider.
     guards: Option<Guards>,
     warm: WarmGate,
+    /// Whether the provider may be asked for the input of calls that do not fit by their bytes.
+    counts_input: bool,
 }
 
 impl fmt::Debug for Metered {
@@ -86,13 +92,28 @@ impl Metered {
     /// take; reservations outlive it.
     #[must_use]
     pub fn new(provider: Arc<dyn Provider>, treasurer: Treasurer, retry: RetryPolicy, total_timeout: Duration) -> Self {
-        Self { provider, treasurer, retry, total_timeout, guards: None, warm: WarmGate::default() }
+        Self { provider, treasurer, retry, total_timeout, guards: None, warm: WarmGate::default(), counts_input: false }
+    }
+
+    /// The same, letting the provider count the input of calls that do not fit into the budget by their bytes, if `counts`. The
+    /// bound of such a call then rests on the provider's estimate.
+    #[must_use]
+    pub fn counting_input(mut self, counts: bool) -> Self {
+        self.counts_input = counts;
+        self
     }
 
     /// The same, with every attempt passing `guards` before money is set aside for it.
     #[must_use]
     pub fn behind(mut self, guards: Guards) -> Self {
         self.guards = Some(guards);
+        self
+    }
+
+    /// The same, letting the calls pass through `gate` first, so that one of many warms the provider's cache.
+    #[must_use]
+    pub fn warmed_by(mut self, gate: WarmGate) -> Self {
+        self.warm = gate;
         self
     }
 
@@ -110,7 +131,7 @@ impl Metered {
         min_output_tokens: u32,
         cancel: &CancellationToken,
     ) -> CallOutcome {
-        let mut bill = Bill::default();
+        let (mut bill, mut count) = (Bill::default(), Count::default());
         let asked = request.max_tokens;
         loop {
             if cancel.is_cancelled() {
@@ -118,11 +139,12 @@ impl Metered {
             }
             request.max_tokens = asked;
             let made = bill.attempts;
-            let error = match self.attempt(&mut request, context, min_output_tokens, cancel, &mut bill).await {
-                Ok(reply) => return bill.outcome(Ok(reply)),
-                Err(refused) if bill.attempts == made => return bill.outcome(Err(refused)),
-                Err(error) => error,
-            };
+            let error =
+                match self.attempt(&mut request, context, min_output_tokens, cancel, &mut bill, &mut count).await {
+                    Ok(reply) => return bill.outcome(Ok(reply)),
+                    Err(refused) if bill.attempts == made => return bill.outcome(Err(refused)),
+                    Err(error) => error,
+                };
             let delay = match self.retry.next(bill.attempts, error.retry()) {
                 Next::Wait(delay) => delay,
                 Next::Park(_) | Next::Stop => return bill.outcome(Err(error)),
@@ -149,11 +171,13 @@ impl Metered {
         min_output_tokens: u32,
         cancel: &CancellationToken,
         bill: &mut Bill,
+        count: &mut Count,
     ) -> Result<LlmReply, LlmError> {
         let prepared = self.prepare(request)?;
         let warm = self.warm.pass(request, self.treasurer.prices(), cancel).await;
         let pass = self.admit(&prepared, context, cancel).await?;
-        let (mut prepared, reservation) = match self.secure(prepared, request, context, min_output_tokens).await {
+        let secured = self.secure(prepared, request, context, min_output_tokens, cancel, count).await;
+        let (mut prepared, reservation) = match secured {
             Ok(secured) => secured,
             Err(refused) => {
                 if let Some(pass) = pass {
@@ -192,13 +216,16 @@ impl Metered {
         }
     }
 
-    /// Bounds the call and sets its worst case aside, shrinking the call until it fits.
+    /// Bounds the call and sets its worst case aside, shrinking the call until it fits; before it is made smaller, the provider
+    /// may be asked for a smaller bound of its input.
     async fn secure(
         &self,
         mut prepared: Prepared,
         request: &mut LlmRequest,
         context: &CallContext,
         min_output_tokens: u32,
+        cancel: &CancellationToken,
+        count: &mut Count,
     ) -> Result<(Prepared, Reservation), LlmError> {
         let prices = self.treasurer.prices();
         let smallest = min_output_tokens.clamp(1, request.max_tokens.max(1));
@@ -220,13 +247,22 @@ impl Metered {
                         (prices.largest_output_within(&prepared.worst_case, available), refused)
                     }
                 };
+            if prepared.worst_case.counted_input.is_none()
+                && let Some(counted) = self.counted(&prepared, count, cancel).await?
+            {
+                prepared.worst_case.counted_input = Some(counted);
+                continue;
+            }
             let fitting = fitting.map_err(unpriced)?;
             if fitting < smallest || fitting >= request.max_tokens || shrinks == MOST_SHRINKS {
                 let least = WorstCaseInput { max_tokens: smallest, ..prepared.worst_case };
                 return Err(too_little(refused, prices.worst(&least).unwrap_or(worst)));
             }
             request.max_tokens = fitting;
+            let counted_input = prepared.worst_case.counted_input;
             prepared = self.provider.prepare(request)?;
+            // The same prompt, whatever it may be answered with.
+            prepared.worst_case.counted_input = counted_input;
             shrinks += 1;
         }
     }

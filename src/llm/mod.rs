@@ -185,6 +185,15 @@ pub trait Provider: Send + Sync {
     /// [`LlmError::Unsupported`] for anything whose cost has no bound.
     fn prepare(&self, request: &LlmRequest) -> Result<Prepared, LlmError>;
 
+    /// Asks the provider how many input tokens a prepared call has, which costs nothing; `None` where it cannot be asked. The
+    /// answer is the provider's estimate, and an error says nothing about the call. Dropping the future ends the question.
+    ///
+    /// # Errors
+    /// [`LlmError`] when no answer came that could be read.
+    async fn count_input(&self, _prepared: &Prepared) -> Result<Option<u64>, LlmError> {
+        Ok(None)
+    }
+
     /// Sends prepared bytes once and reads the whole reply. Dropping the future or cancelling `cancel` closes the
     /// connection; the caller still has to settle.
     ///

@@ -88,6 +88,10 @@ impl Provider for Recorder {
         self.inner.prepare(request)
     }
 
+    async fn count_input(&self, prepared: &Prepared) -> Result<Option<u64>, LlmError> {
+        self.inner.count_input(prepared).await
+    }
+
     async fn send(
         &self,
         prepared: &Prepared,

@@ -64,6 +64,14 @@ impl Provider for Router {
         Ok(prepared)
     }
 
+    async fn count_input(&self, prepared: &Prepared) -> Result<Option<u64>, LlmError> {
+        let (provider, prefix, model) = self.find(&prepared.worst_case.model)?;
+        if prefix.is_empty() {
+            return provider.count_input(prepared).await;
+        }
+        provider.count_input(&renamed(prepared, model)).await
+    }
+
     async fn send(
         &self,
         prepared: &Prepared,
@@ -74,9 +82,14 @@ impl Provider for Router {
         if prefix.is_empty() {
             return provider.send(prepared, reservation, cancel).await;
         }
-        let mut plain = prepared.clone();
-        plain.worst_case.model = model.to_owned();
-        let reply = provider.send(&plain, reservation, cancel).await?;
+        let reply = provider.send(&renamed(prepared, model), reservation, cancel).await?;
         Ok(LlmReply { model: format!("{prefix}{}", reply.model), ..reply })
     }
+}
+
+/// The same call under the name by which the endpoint knows the model.
+fn renamed(prepared: &Prepared, model: &str) -> Prepared {
+    let mut plain = prepared.clone();
+    plain.worst_case.model = model.to_owned();
+    plain
 }

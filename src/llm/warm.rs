@@ -3,20 +3,27 @@
 //! A cache entry can be read once the first reply that wrote it *begins*, so a fan-out of N calls with the same head would
 //! pay for N writes. The first call with a head leads; the others wait until its reply begins, it ends, or their
 //! patience ends, and a call that waited too long simply goes. So nobody can wait for ever: a leader that fails or
-//! is dropped hands over to the next one. It saves money and must never be needed for correctness; it knows only this
-//! process, so a fleet of processes pays for one write each.
+//! is dropped hands over to the next one. A gate that is shared asks the fleet before its first call with a head, once:
+//! then its process leads, waits for another one's call, or knows that the head is warm and asks no more until it may have
+//! been forgotten. It saves money and must never be needed for correctness.
+
+mod fleet;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::fleet::{FleetHeads, HeadId, Word};
 use super::LlmRequest;
+use crate::backend::StateStore;
 use crate::budget::PriceTable;
+use crate::clock::Clock;
+use crate::protocol::InstanceId;
 
 /// How long the provider keeps an entry that nobody reads, counted from the start of the request, with some to spare.
 const KEPT: Duration = Duration::from_secs(270);
@@ -48,21 +55,26 @@ impl Began {
 enum Head {
     /// A call is on its way to write it.
     Warming(watch::Receiver<bool>),
-    /// It can be read until then.
-    Warm(Instant),
+    /// It can be read.
+    Warm {
+        /// Until then, by the calls of this process.
+        until: Instant,
+        /// Until then, as far as the fleet was told.
+        told: Instant,
+    },
 }
 
 /// The gate; clones share what is warm.
 #[derive(Debug, Clone, Default)]
 pub struct WarmGate {
     heads: Arc<Mutex<HashMap<u64, Head>>>,
+    /// `None` for a process that shares nothing.
+    fleet: Option<FleetHeads>,
 }
 
 /// Permission to go. A leader's must be kept until its call has ended.
 #[derive(Debug, Default)]
 pub struct Passage {
-    began: Began,
-    #[cfg_attr(not(test), expect(dead_code, reason = "it acts when it is dropped"))]
     led: Option<Led>,
 }
 
@@ -70,7 +82,13 @@ impl Passage {
     /// What the call has to tell when its reply begins.
     #[must_use]
     pub fn began(&self) -> Began {
-        self.began.clone()
+        self.led.as_ref().map(|led| led.began.clone()).unwrap_or_default()
+    }
+
+    /// True for the call that warms its head for others.
+    #[must_use]
+    pub const fn leads(&self) -> bool {
+        self.led.is_some()
     }
 }
 
@@ -79,8 +97,28 @@ impl Passage {
 struct Led {
     gate: WarmGate,
     key: u64,
-    started: Instant,
+    /// Until when the head is warm once the reply has begun.
+    kept: Instant,
     began: Began,
+}
+
+impl Led {
+    /// The passage of this call once the fleet has spoken. `None` when the head is warm without it: those who waited for this
+    /// call need not wait any longer.
+    async fn agreed(mut self, word: oneshot::Receiver<Word>, cancel: &CancellationToken) -> Option<Passage> {
+        let word = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Some(Passage::default()),
+            word = word => word,
+        };
+        if let Ok(Word::Warm(left)) = word {
+            self.kept = Instant::now() + left;
+            self.began.tell();
+            return None;
+        }
+        self.kept = Instant::now() + KEPT;
+        Some(Passage { led: Some(self) })
+    }
 }
 
 impl Drop for Led {
@@ -88,7 +126,7 @@ impl Drop for Led {
         let mut heads = self.gate.lock();
         let has_begun = self.began.0.as_ref().is_some_and(|sender| *sender.borrow());
         if has_begun {
-            heads.insert(self.key, Head::Warm(self.started + KEPT));
+            heads.insert(self.key, Head::Warm { until: self.kept, told: self.kept });
         } else {
             heads.remove(&self.key);
         }
@@ -96,19 +134,42 @@ impl Drop for Led {
 }
 
 enum Step {
-    Go(Passage),
+    /// The head is warm; the fleet has to be told that it was read if that is true.
+    Go(bool),
+    /// Nobody in this process warms it.
+    Lead(Led, watch::Receiver<bool>),
     Wait(watch::Receiver<bool>),
 }
 
 impl WarmGate {
+    /// A gate that shares what is warm with all processes on the same stores, whose clock is `clock`.
+    #[must_use]
+    pub fn shared(state: Arc<dyn StateStore>, instance: InstanceId, clock: Clock) -> Self {
+        Self { heads: Arc::default(), fleet: Some(FleetHeads::new(state, instance, clock)) }
+    }
+
     /// Lets the call through: at once when its head is warm, too short to be cached or not cached at all, as the leader when
     /// nobody warms it yet, otherwise once the leader's reply begins. Never waits longer than 20 s, nor after `cancel`.
     pub async fn pass(&self, request: &LlmRequest, prices: &PriceTable, cancel: &CancellationToken) -> Passage {
-        let Some(key) = cacheable_head(request, prices) else { return Passage::default() };
+        let Some(last) = cacheable_head(request, prices) else { return Passage::default() };
+        let key = local_key(request, last);
         let patience = Instant::now() + PATIENCE;
         loop {
             let mut leader = match self.step(key) {
-                Step::Go(passage) => return passage,
+                Step::Go(renews) => {
+                    if let Some(fleet) = self.fleet.as_ref().filter(|_| renews) {
+                        fleet.renew(HeadId::of(request, last));
+                    }
+                    return Passage::default();
+                }
+                Step::Lead(led, began) => {
+                    let Some(fleet) = &self.fleet else { return Passage { led: Some(led) } };
+                    let word = fleet.consult(HeadId::of(request, last), patience, began);
+                    match led.agreed(word, cancel).await {
+                        Some(passage) => return passage,
+                        None => continue,
+                    }
+                }
                 Step::Wait(leader) => leader,
             };
             tokio::select! {
@@ -127,25 +188,28 @@ impl WarmGate {
         let now = Instant::now();
         let mut heads = self.lock();
         match heads.get_mut(&key) {
-            Some(Head::Warm(until)) if *until > now => {
-                // Reading an entry renews it.
+            Some(Head::Warm { until, told }) if *until > now => {
+                // Reading an entry renews it; the fleet is told of it when half of what it knows has passed.
                 *until = now + KEPT;
-                return Step::Go(Passage::default());
+                let renews = *told < now + KEPT / 2;
+                if renews {
+                    *told = *until;
+                }
+                return Step::Go(renews);
             }
             Some(Head::Warming(leader)) if leader.has_changed().is_ok() => return Step::Wait(leader.clone()),
             _ => {}
         }
         if heads.len() >= MOST_HEADS {
-            heads.retain(|_, head| matches!(head, Head::Warm(until) if *until > now));
+            heads.retain(|_, head| matches!(head, Head::Warm { until, .. } if *until > now));
             if heads.len() >= MOST_HEADS {
                 heads.clear();
             }
         }
         let (sender, receiver) = watch::channel(false);
-        heads.insert(key, Head::Warming(receiver));
+        heads.insert(key, Head::Warming(receiver.clone()));
         let began = Began(Some(Arc::new(sender)));
-        let led = Led { gate: self.clone(), key, started: now, began: began.clone() };
-        Step::Go(Passage { began, led: Some(led) })
+        Step::Lead(Led { gate: self.clone(), key, kept: now + KEPT, began }, receiver)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Head>> {
@@ -153,23 +217,23 @@ impl WarmGate {
     }
 }
 
-/// Names the cached prefix of the request and its model; `None` when there is none, or it is shorter than what the
-/// provider caches. What changes the cache besides the text (schema, effort) comes after the system prompt and is
-/// left out.
-fn cacheable_head(request: &LlmRequest, prices: &PriceTable) -> Option<u64> {
+/// Where the cached prefix of the request ends; `None` when there is none, or it is shorter than what the provider caches.
+fn cacheable_head(request: &LlmRequest, prices: &PriceTable) -> Option<usize> {
     let least = prices.get(&request.model)?.min_cache_tokens?;
     let last = request.system.iter().rposition(|block| block.cache)?;
-    let head = &request.system[..=last];
-    let bytes: u64 = head.iter().map(|block| block.text.len() as u64).sum();
-    if bytes / BYTES_PER_TOKEN < u64::from(least) {
-        return None;
-    }
+    let bytes: u64 = request.system[..=last].iter().map(|block| block.text.len() as u64).sum();
+    (bytes / BYTES_PER_TOKEN >= u64::from(least)).then_some(last)
+}
+
+/// Names the cached prefix and its model within this process, cheaply, for it is asked for every call. What changes the cache
+/// besides the text (schema, effort) comes after the system prompt and is left out.
+fn local_key(request: &LlmRequest, last: usize) -> u64 {
     let mut hasher = DefaultHasher::new();
     request.model.hash(&mut hasher);
-    for block in head {
+    for block in &request.system[..=last] {
         block.text.hash(&mut hasher);
     }
-    Some(hasher.finish())
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -203,11 +267,11 @@ mod tests {
         assert!(passes(&gate, &shared).await.is_some());
         drop(leader);
         tokio::time::advance(Duration::from_secs(200)).await;
-        assert!(passes(&gate, &shared).await.is_some_and(|passage| passage.led.is_none()), "still warm");
+        assert!(passes(&gate, &shared).await.is_some_and(|passage| !passage.leads()), "still warm");
         tokio::time::advance(Duration::from_secs(200)).await;
-        assert!(passes(&gate, &shared).await.is_some_and(|passage| passage.led.is_none()), "reading renews it");
+        assert!(passes(&gate, &shared).await.is_some_and(|passage| !passage.leads()), "reading renews it");
         tokio::time::advance(Duration::from_secs(300)).await;
-        assert!(passes(&gate, &shared).await.is_some_and(|passage| passage.led.is_some()), "cold again");
+        assert!(passes(&gate, &shared).await.is_some_and(|passage| passage.leads()), "cold again");
     }
 
     #[tokio::test(start_paused = true)]
@@ -220,7 +284,7 @@ mod tests {
                 let (gate, shared) = (gate.clone(), shared.clone());
                 tokio::spawn(async move {
                     let passage = gate.pass(&shared, &prices(), &CancellationToken::new()).await;
-                    let led = passage.led.is_some();
+                    let led = passage.leads();
                     passage.began().tell();
                     // The reply goes on for a while after it has begun.
                     tokio::time::sleep(Duration::from_secs(5)).await;

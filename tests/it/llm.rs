@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::stores::TestBackend;
 
+mod counting;
+
 const MODEL: &str = "claude-sonnet-5-5";
 
 /// One ledger, one server, and the client between them.
@@ -36,6 +38,11 @@ struct Bench {
 impl Bench {
     /// A job with this limit in the books of `test`, which it may share with earlier ones.
     async fn new(test: &TestBackend, script: Script, limit: MicroUsd) -> Self {
+        Self::with(test, script, limit, FakeOptions::default()).await
+    }
+
+    /// The same with a server that runs in another way.
+    async fn with(test: &TestBackend, script: Script, limit: MicroUsd, options: FakeOptions) -> Self {
         let backend = test.backend.clone();
         let job = JobId::fresh();
         let limit = Adjustment::SetLimit(Some(limit));
@@ -43,7 +50,7 @@ impl Bench {
         // An earlier job may have frozen everything.
         backend.ledger.adjust(&format!("{job}-thaw"), &Scope::Account, Adjustment::Thaw).await.unwrap();
         let before = backend.ledger.balance(&Scope::Account).await.unwrap().spent;
-        let server = FakeServer::start(script, FakeOptions::default()).await.unwrap();
+        let server = FakeServer::start(script, options).await.unwrap();
         let config = AnthropicConfig {
             base_url: server.base_url(),
             idle_timeout: Duration::from_millis(500),
@@ -271,7 +278,15 @@ async fn case_22_cancelling_closes_the_stream_and_still_settles(test: &TestBacke
     assert_eq!(bench.server.requests(), 1, "a cancelled job sends nothing more");
 }
 
-/// Every promise above, on each ledger there is.
+use counting::{
+    a_call_that_fits_by_its_bytes_is_not_counted,
+    a_call_that_its_bytes_refuse_is_made_at_full_size_once_its_input_is_counted,
+    case_22_cancelling_ends_a_count_and_nothing_is_sent_or_spent,
+    case_25_many_counted_calls_at_once_never_spend_more_than_the_limit,
+    whatever_goes_wrong_with_a_count_the_bytes_bound_the_call,
+};
+
+/// Every promise above and those about counting, on each ledger there is.
 macro_rules! on_every_ledger {
     ($($ledger:ident)+: $cases:tt) => { $(on_every_ledger!(@one $ledger $cases);)+ };
     (@one $ledger:ident { $($case:ident,)+ }) => {
@@ -297,4 +312,9 @@ on_every_ledger!(embedded journaled: {
     case_01_many_calls_at_once_never_spend_more_than_the_limit,
     case_09_an_abandoned_call_is_charged_in_full_while_the_server_bills_it,
     case_21_one_call_warms_the_shared_head_and_is_paid_like_any_other,
+    a_call_that_its_bytes_refuse_is_made_at_full_size_once_its_input_is_counted,
+    a_call_that_fits_by_its_bytes_is_not_counted,
+    whatever_goes_wrong_with_a_count_the_bytes_bound_the_call,
+    case_22_cancelling_ends_a_count_and_nothing_is_sent_or_spent,
+    case_25_many_counted_calls_at_once_never_spend_more_than_the_limit,
 });

@@ -32,4 +32,5 @@ mod storm;
 mod store_faults;
 mod support;
 mod thrift;
+mod warm;
 mod workspace;

@@ -26,6 +26,7 @@ fn call(model: &str, body_bytes: u64, max_tokens: u32) -> WorstCaseInput {
         max_tokens,
         writes_5m: false,
         writes_1h: false,
+        counted_input: None,
     }
 }
 
@@ -111,6 +112,24 @@ fn case_16_the_worst_case_takes_the_dearest_tier_that_any_shorter_prompt_reaches
     let cheaper = r#""input": 8, "output": 8, "long_prompt": [{"over": 10, "input": 1, "output": 1}]"#;
     let table = one(cheaper).expect("valid");
     assert_eq!(table.worst_case(&call("m", 900, 10)).expect("known"), MicroUsd(8_080));
+}
+
+#[test]
+fn a_counted_input_bounds_the_call_with_a_tenth_and_what_is_added_and_chooses_its_tier() {
+    let table = table();
+    let at = |body_bytes, counted_input| {
+        let input = WorstCaseInput { counted_input, ..call("claude-haiku-5-5", body_bytes, 0) };
+        (table.most_input(&input).expect("known"), table.worst_case(&input).expect("known").0)
+    };
+    // 150,000 bytes are in the dear tier, and 89,978 tokens with their margin are just below it.
+    assert_eq!(at(150_000, None), (151_088, 75_544));
+    assert_eq!(at(150_000, Some(89_978)), (100_000, 10_000));
+    assert_eq!(at(150_000, Some(89_979)), (100_001, 50_001));
+    // Rounded up, never above what the bytes prove, and never below what the provider may add.
+    assert_eq!(at(150_000, Some(11)).0, 11 + 2 + 1_024);
+    assert_eq!(at(150_000, Some(149_000)).0, 151_088);
+    assert_eq!(at(150_000, Some(u64::MAX)).0, 151_088);
+    assert_eq!(at(150_000, Some(0)).0, 1_024);
 }
 
 fn at(time: &str) -> PriceTable {
@@ -264,11 +283,22 @@ fn any_call() -> impl Strategy<Value = WorstCaseInput> {
         0u32..20,
         0u64..20_000,
         0u32..500_000,
-        any::<bool>(),
-        any::<bool>(),
+        any::<(bool, bool)>(),
+        prop::option::of(0u64..800_000),
     )
-        .prop_map(|(model, body_bytes, messages, tools, schema_bytes, max_tokens, writes_5m, writes_1h)| {
-            WorstCaseInput { model, body_bytes, messages, tools, schema_bytes, max_tokens, writes_5m, writes_1h }
+        .prop_map(|(model, body_bytes, messages, tools, schema_bytes, max_tokens, writes, counted_input)| {
+            let (writes_5m, writes_1h) = writes;
+            WorstCaseInput {
+                model,
+                body_bytes,
+                messages,
+                tools,
+                schema_bytes,
+                max_tokens,
+                writes_5m,
+                writes_1h,
+                counted_input,
+            }
         })
 }
 
@@ -289,7 +319,8 @@ proptest! {
     fn stress_case_25_no_charge_exceeds_the_worst_case(input in any_call(), cut in any::<[u8; 4]>()) {
         let table = table();
         let model = table.get(&input.model).expect("listed");
-        let most = (input.body_bytes + 1_024 + input.schema_bytes).min(model.context);
+        let counted = input.counted_input.map_or(u64::MAX, |counted| (counted * 11).div_ceil(10) + 1_024);
+        let most = (input.body_bytes + 1_024 + input.schema_bytes).min(counted).min(model.context);
         let part = |tokens: u64, cut: u8| tokens * u64::from(cut) / 255;
         let prompt = part(most, cut[0]);
         let read = part(prompt, cut[1]);

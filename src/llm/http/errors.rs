@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::llm::LlmError;
 
-/// Longest error body that is read.
+/// Longest body of an error or of a short answer that is read.
 const MOST_BODY_BYTES: usize = 64 * 1024;
 
 /// Longest message kept, in characters.
@@ -52,25 +52,30 @@ pub(super) async fn from_status(mut response: Response, describe: Describe, idle
     let status = response.status().as_u16();
     let retry_after = retry_after(response.headers());
     let mut body = Vec::new();
-    let mut complete = false;
     // A server that sends its error slowly must not hold the call longer than one that sends nothing.
-    let reading = async {
-        while body.len() <= MOST_BODY_BYTES {
-            match response.chunk().await {
-                Ok(Some(bytes)) => body.extend_from_slice(&bytes),
-                Ok(None) => {
-                    complete = true;
-                    break;
-                }
-                Err(_) => break,
-            }
-        }
-    };
-    drop(timeout(idle_timeout, reading).await);
-    let described = if complete && body.len() <= MOST_BODY_BYTES { describe(&body) } else { None };
+    let complete = timeout(idle_timeout, read_short(&mut response, &mut body)).await.unwrap_or(false);
+    let described = if complete { describe(&body) } else { None };
     let well_formed = described.is_some();
     let (kind, message) = described.unwrap_or_else(|| ("unknown".to_owned(), excerpt(&body)));
     LlmError::Status { status, kind, message, retry_after, well_formed }
+}
+
+/// A body that is complete and short.
+pub(super) async fn short_body(mut response: Response) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    read_short(&mut response, &mut body).await.then_some(body)
+}
+
+/// Reads as much of a body as is kept; true when that is all of it.
+async fn read_short(response: &mut Response, body: &mut Vec<u8>) -> bool {
+    while body.len() <= MOST_BODY_BYTES {
+        match response.chunk().await {
+            Ok(Some(bytes)) => body.extend_from_slice(&bytes),
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    }
+    false
 }
 
 /// The beginning of a body that is not in the provider's format, on one line.

@@ -24,7 +24,16 @@ pub(super) struct Script {
     steps: Mutex<VecDeque<Step>>,
     /// Models, in the order in which they were asked.
     pub(super) models: Mutex<Vec<String>>,
-    sent: Mutex<Vec<(u32, MicroUsd)>>,
+    /// Cap on output and reservation of each call.
+    pub(super) sent: Mutex<Vec<(u32, MicroUsd)>>,
+    /// Answers to the question how many tokens a call has; none can be counted when they are used up.
+    pub(super) counts: Mutex<VecDeque<Counted>>,
+}
+
+pub(super) enum Counted {
+    Tokens(u64),
+    Fail(LlmError),
+    Hang,
 }
 
 pub(super) enum Step {
@@ -37,9 +46,20 @@ pub(super) enum Step {
 #[async_trait]
 impl Provider for Script {
     fn prepare(&self, request: &LlmRequest) -> Result<Prepared, LlmError> {
-        let body = format!("{{\"max_tokens\":{}}}", request.max_tokens);
+        let text = request.messages.last().map_or("", |message| &message.text);
+        let body = format!("{{\"max_tokens\":{},\"text\":{text:?}}}", request.max_tokens);
         let worst_case = WorstCaseInput::from_body(&request.model, &body, request.max_tokens);
         Ok(Prepared::new(body, worst_case))
+    }
+
+    async fn count_input(&self, _prepared: &Prepared) -> Result<Option<u64>, LlmError> {
+        let answer = self.counts.lock().unwrap().pop_front();
+        match answer {
+            None => Ok(None),
+            Some(Counted::Tokens(tokens)) => Ok(Some(tokens)),
+            Some(Counted::Fail(error)) => Err(error),
+            Some(Counted::Hang) => std::future::pending().await,
+        }
     }
 
     async fn send(
@@ -88,7 +108,8 @@ impl Bench {
         let ledger = Arc::new(MemoryLedger::with_limit(MicroUsd(limit)));
         let treasurer = Treasurer::new(ledger.clone(), Arc::new(PriceTable::builtin().unwrap()));
         let steps = Mutex::new(steps.into_iter().collect());
-        let script = Arc::new(Script { steps, models: Mutex::default(), sent: Mutex::default() });
+        let script =
+            Arc::new(Script { steps, models: Mutex::default(), sent: Mutex::default(), counts: Mutex::default() });
         let retry = RetryPolicy { jitter: 0.0, ..RetryPolicy::default() };
         let metered = Metered::new(script.clone(), treasurer, retry, TIMEOUT);
         Self { ledger, script, metered, cancel: CancellationToken::new() }

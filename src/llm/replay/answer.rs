@@ -6,25 +6,26 @@
 use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use futures_util::StreamExt;
+use tokio::time::Instant;
 
 use super::Fault;
 use super::bill::BillEntry;
 use super::cache::PromptCache;
+use super::chat;
 use super::deliver;
 use super::dialect::{ApiError, Dialect};
 use super::generate;
+use super::latency::Pace;
 use super::limits::Running;
 use super::request::{self, Request};
 use super::script::{Reply, Stop};
 use super::server::Shared;
 use super::wire::Outgoing;
-use super::{cache, chat};
 use crate::protocol::Usage;
 
 /// Text of [`Fault::Huge`], in bytes.
@@ -83,8 +84,13 @@ impl Shared {
             None => return Err(ApiError::invalid(format!("the script has no reply for {:?}", request.key))),
         };
         let is_late = reply.fault == Some(Fault::LateHeaders);
-        let delay = reply.delay + self.latency.sample(&key, nth);
-        self.wait(if is_late { Duration::ZERO } else { delay }).await?;
+        let is_told = request.stream && reply.fault.is_none_or(Fault::is_told);
+        // What is not told bit by bit comes whole, at the end of its time.
+        let first_percent = if is_told { self.first_byte_percent } else { 100 };
+        let pace = Pace::new(reply.delay + self.latency.sample(&key, nth), first_percent);
+        if !is_late {
+            self.wait(pace.begins()).await?;
+        }
         if let Some(fault) = reply.fault.filter(|fault| fault.is_status() && !fault.is_billed()) {
             return Ok(deliver::status(request.dialect, fault, reply, arrived.request_id));
         }
@@ -98,14 +104,16 @@ impl Shared {
             self.charge(&key, &request, &outgoing)?;
         }
         self.limiter.generated(outgoing.usage.output);
-        self.wait(if is_late { delay } else { Duration::ZERO }).await?;
+        self.wait(pace.begins()).await?;
         let response = match reply.fault {
             Some(fault) if fault.is_status() => deliver::status(request.dialect, fault, reply, arrived.request_id),
             Some(Fault::StallBeforeHeaders) => {
                 self.stopped.cancelled().await;
                 return Err(deliver::stopping());
             }
-            _ if request.stream => deliver::events(request.dialect, &outgoing, arrived.request_id, &self.stopped),
+            _ if request.stream => {
+                deliver::events(request.dialect, &outgoing, arrived.request_id, &pace, &self.stopped)
+            }
             _ => deliver::document(request.dialect, &outgoing, arrived.request_id, &self.stopped),
         };
         Ok(if self.is_limited && response.status() == StatusCode::OK {
@@ -115,22 +123,14 @@ impl Shared {
         })
     }
 
-    async fn wait(&self, delay: Duration) -> Result<(), ApiError> {
-        if delay.is_zero() {
+    async fn wait(&self, moment: Instant) -> Result<(), ApiError> {
+        if moment <= Instant::now() {
             return Ok(());
         }
         tokio::select! {
-            () = tokio::time::sleep(delay) => Ok(()),
+            () = tokio::time::sleep_until(moment) => Ok(()),
             () = self.stopped.cancelled() => Err(deliver::stopping()),
         }
-    }
-
-    /// How many tokens the prompt of a request has.
-    pub(super) fn count(&self, endpoint: Option<&str>, headers: &HeaderMap, body: &[u8]) -> Result<u64, ApiError> {
-        if self.needs_key {
-            Dialect::Anthropic.check_headers(headers)?;
-        }
-        request::parse(body, endpoint, &self.prices, true).map(|request| cache::tokens(request.prompt_bytes))
     }
 
     fn charge(&self, key: &Arc<str>, request: &Request, outgoing: &Outgoing<'_>) -> Result<(), ApiError> {

@@ -1,7 +1,8 @@
 //! Replies and errors as HTTP responses, and the faults that strike on the way.
 //!
 //! A client can only be shown to survive bad networks if they are really bad: bodies are cut in the middle of events and
-//! characters, stalled, or ended without a last event. What a fault costs is decided elsewhere, before it strikes.
+//! characters, stalled, or ended without a last event. What a fault costs is decided elsewhere, before it strikes. A stream
+//! is told over the time that its call takes; a server that stops breaks it off.
 
 use std::io;
 use std::time::Duration;
@@ -11,10 +12,12 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Fault;
 use super::dialect::{ApiError, Dialect};
+use super::latency::Pace;
 use super::script::Reply;
 use super::wire::{Events, Outgoing};
 use super::wire_chat::Chat;
@@ -26,6 +29,9 @@ const HTML_503: &str = include_str!("page_503.html");
 /// Pieces in which a body arrives that is cut into as many as possible, in bytes; a prime, to hit every place.
 const SMALL_PIECE: usize = 7;
 
+/// A piece of a body, and when it leaves unless at once.
+type Piece = (Option<Instant>, Bytes);
+
 /// How a streamed body ends.
 #[derive(Clone, Copy)]
 enum End {
@@ -34,30 +40,59 @@ enum End {
     Cut,
 }
 
-/// A reply as server-sent events, shaped and ended as its fault wants it.
+/// A reply as server-sent events, shaped and ended as its fault wants it, and told over the time that it takes.
 pub(super) fn events(
     dialect: Dialect,
     outgoing: &Outgoing<'_>,
     request_id: &str,
+    pace: &Pace,
     stopped: &CancellationToken,
 ) -> Response {
     let events = match dialect {
         Dialect::Anthropic => outgoing.events(),
         Dialect::OpenAi => Chat::of(outgoing).events(),
     };
-    let (bytes, end) = shape(dialect, events, outgoing.fault);
+    let (bytes, begun, end) = shape(dialect, events, outgoing.fault);
     let is_small = outgoing.fault == Some(Fault::Utf8Split);
-    let pieces = if is_small {
-        bytes.chunks(SMALL_PIECE).map(Bytes::copy_from_slice).collect()
-    } else {
-        in_pieces(bytes.into())
-    };
+    let pieces = over_time(bytes.into(), begun, &pace.steps(), is_small);
     response(dialect, "text/event-stream; charset=utf-8", pieces, end, request_id, stopped)
 }
 
-/// What the fault makes of a whole stream.
-fn shape(dialect: Dialect, events: Events, fault: Option<Fault>) -> (Vec<u8>, End) {
-    let mut bytes = events.bytes;
+/// The pieces of a stream: its beginning and what comes at each of `steps`; all of it at once when there are none.
+fn over_time(mut bytes: Bytes, begun: usize, steps: &[Instant], is_small: bool) -> Vec<Piece> {
+    let cut = |bytes: Bytes| if is_small { small_pieces(bytes) } else { in_pieces(bytes) };
+    if steps.is_empty() {
+        return at_once(cut(bytes));
+    }
+    let mut pieces = at_once(cut(bytes.split_to(begun)));
+    let (whole, mut told) = (bytes.len(), 0);
+    for (index, moment) in steps.iter().enumerate() {
+        let upto = whole * (index + 1) / steps.len();
+        let mut part = at_once(cut(bytes.split_to(upto - told)));
+        told = upto;
+        // The first of them waits and the others follow; an empty one keeps a short reply to its time.
+        if let Some((at, _)) = part.first_mut() {
+            *at = Some(*moment);
+        }
+        pieces.append(&mut part);
+    }
+    pieces
+}
+
+fn at_once(pieces: Vec<Bytes>) -> Vec<Piece> {
+    pieces.into_iter().map(|piece| (None, piece)).collect()
+}
+
+/// What the fault makes of a whole stream, and where its first event ends then.
+fn shape(dialect: Dialect, events: Events, fault: Option<Fault>) -> (Vec<u8>, usize, End) {
+    let (mut bytes, mut begun) = (events.bytes, events.begun);
+    // The first event ends with a whole line, so that nothing to replace lies across its end.
+    let mut replace = |bytes: &mut Vec<u8>, old: &[u8], new: &[u8]| {
+        let first = replaced(&bytes[..begun], old, new);
+        let rest = replaced(&bytes[begun..], old, new);
+        begun = first.len();
+        *bytes = [first, rest].concat();
+    };
     let mut end = End::Clean;
     match fault {
         Some(Fault::StallMidStream) => {
@@ -75,8 +110,8 @@ fn shape(dialect: Dialect, events: Events, fault: Option<Fault>) -> (Vec<u8>, En
             let error = ApiError::new(overloaded(), "overloaded_error", "Overloaded");
             bytes.extend_from_slice(&dialect.error_event(&error));
         }
-        Some(Fault::Crlf) => bytes = replaced(&bytes, b"\n", b"\r\n"),
-        Some(Fault::Padded) => bytes = replaced(&bytes, b"}\n", format!("}}{}\n", " ".repeat(200)).as_bytes()),
+        Some(Fault::Crlf) => replace(&mut bytes, b"\n", b"\r\n"),
+        Some(Fault::Padded) => replace(&mut bytes, b"}\n", format!("}}{}\n", " ".repeat(200)).as_bytes()),
         Some(Fault::UnknownEvent) => {
             let unknown: &[u8] = match dialect {
                 Dialect::Anthropic => {
@@ -90,7 +125,7 @@ fn shape(dialect: Dialect, events: Events, fault: Option<Fault>) -> (Vec<u8>, En
         }
         _ => {}
     }
-    (bytes, end)
+    (bytes, begun, end)
 }
 
 fn replaced(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
@@ -127,18 +162,25 @@ pub(super) fn document(
     if matches!(outgoing.fault, Some(Fault::EofBeforeStop | Fault::ErrorEvent)) || !matches!(end, End::Clean) {
         bytes.truncate(bytes.len() / 2);
     }
-    response(dialect, "application/json", in_pieces(bytes.into()), end, request_id, stopped)
+    response(dialect, "application/json", at_once(in_pieces(bytes.into())), end, request_id, stopped)
 }
 
 fn response(
     dialect: Dialect,
     content_type: &'static str,
-    pieces: Vec<Bytes>,
+    pieces: Vec<Piece>,
     end: End,
     request_id: &str,
     stopped: &CancellationToken,
 ) -> Response {
-    let pieces = stream::iter(pieces.into_iter().map(Ok::<_, io::Error>));
+    let timed = pieces.into_iter().map(|(moment, bytes)| (moment.map(|moment| (moment, stopped.clone())), bytes));
+    let pieces = stream::iter(timed.collect::<Vec<_>>()).then(|(wait, bytes)| async move {
+        let Some((moment, stopped)) = wait else { return Ok(bytes) };
+        tokio::select! {
+            () = tokio::time::sleep_until(moment) => Ok(bytes),
+            () = stopped.cancelled() => Err(broken()),
+        }
+    });
     let body = match end {
         End::Clean => Body::from_stream(pieces),
         End::Stall | End::Cut => {
@@ -149,13 +191,25 @@ fn response(
                     // One turn of the loop lets what was written so far reach the socket.
                     _ => tokio::task::yield_now().await,
                 }
-                Err(io::Error::from(io::ErrorKind::ConnectionReset))
+                Err(broken())
             })))
         }
     };
     let mut response = Response::new(body);
     identify(dialect, &mut response, content_type, request_id);
     response
+}
+
+/// What ends a body before its end.
+fn broken() -> io::Error {
+    io::Error::from(io::ErrorKind::ConnectionReset)
+}
+
+fn small_pieces(bytes: Bytes) -> Vec<Bytes> {
+    if bytes.len() <= SMALL_PIECE {
+        return vec![bytes];
+    }
+    bytes.chunks(SMALL_PIECE).map(Bytes::copy_from_slice).collect()
 }
 
 /// Cuts a longer body at places that respect neither events nor characters, as networks do.

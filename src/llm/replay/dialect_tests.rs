@@ -135,6 +135,14 @@ async fn models_counts_and_the_page_can_be_read() {
     assert!(models["data"].as_array().unwrap().iter().any(|model| model["id"] == "gpt-6.1-sol"));
     let count = json!({"model": "claude-sonnet-5-5", "messages": [{"role": "user", "content": "123456789"}]});
     assert_eq!(post(&server, "/v1/messages/count_tokens", &count).await.2, r#"{"input_tokens":3}"#);
+    for (field, value) in [("max_tokens", json!(9)), ("stream", json!(true)), ("service_tier", json!("standard_only"))]
+    {
+        let mut question = count.clone();
+        question[field] = value;
+        let (status, _, text) = post(&server, "/v1/messages/count_tokens", &question).await;
+        assert!(status == 400 && text.contains(&format!("{field}: Extra inputs are not permitted")), "{text}");
+    }
+    assert_eq!((server.counts(), server.requests()), (4, 0));
     assert_eq!(server.bill().calls, 0);
     post(&server, "/v1/chat/completions", &body("file <b>")).await;
     let page = get("/").await;

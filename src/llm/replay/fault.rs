@@ -140,6 +140,11 @@ impl Fault {
         !self.is_free_status() && !matches!(self, Self::RefusalBefore)
     }
 
+    /// Whether a stream with it is told bit by bit over its time, as one without a fault is.
+    pub(super) const fn is_told(self) -> bool {
+        !self.is_status() && !matches!(self, Self::StallBeforeHeaders | Self::LateHeaders)
+    }
+
     /// Whether a line with this fault needs no text of its own.
     pub(super) const fn needs_no_text(self) -> bool {
         self.is_status()

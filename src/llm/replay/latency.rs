@@ -1,15 +1,25 @@
-//! How long the server thinks before its first token.
+//! How long a call takes, and when in that time the bytes of its reply leave.
 //!
 //! A sample depends on the seed, the request's key and how often that key was asked, never on the order in which
-//! different requests arrive; so two schedulers are compared on the same durations.
+//! different requests arrive; so two schedulers are compared on the same durations. A streamed reply begins after a small
+//! share of its time and goes on until the end of it, as a provider's does: whoever waits for the beginning must not be made
+//! to wait for the whole. How the time is shared out must never change how long a call takes.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// Longest delay that is ever waited: ten minutes, the provider's own limit for a call.
 pub(super) const MAX_DELAY: Duration = Duration::from_secs(600);
 
-/// Delay before the first token of every reply, besides the reply's own.
+/// Steps in which a stream goes on after its beginning, at most.
+const MAX_STEPS: u32 = 16;
+
+/// Shortest time between two of them: more often would cost the machine more than it shows.
+const SHORTEST_STEP: Duration = Duration::from_millis(5);
+
+/// How long every call takes, besides what its reply says.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Latency {
     /// None.
@@ -46,6 +56,37 @@ impl Latency {
                 Duration::try_from_secs_f64(seconds).unwrap_or(MAX_DELAY).min(MAX_DELAY)
             }
         }
+    }
+}
+
+/// The time that one call takes, from the moment at which this was made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    began: Instant,
+    first: Duration,
+    whole: Duration,
+}
+
+impl Pace {
+    /// A call that takes `whole`, and of it `first_percent` until its reply begins.
+    pub(super) fn new(whole: Duration, first_percent: u32) -> Self {
+        Self { began: Instant::now(), first: whole * first_percent.min(100) / 100, whole }
+    }
+
+    /// When the reply begins.
+    pub(super) fn begins(&self) -> Instant {
+        self.began + self.first
+    }
+
+    /// When the reply goes on after its beginning, in equal steps up to its end; never for a reply that comes at once.
+    pub(super) fn steps(&self) -> Vec<Instant> {
+        let rest = self.whole - self.first;
+        if rest.is_zero() {
+            return Vec::new();
+        }
+        let fitting = rest.as_micros() / SHORTEST_STEP.as_micros();
+        let count = u32::try_from(fitting).unwrap_or(MAX_STEPS).clamp(1, MAX_STEPS);
+        (1..=count).map(|step| self.begins() + rest * step / count).collect()
     }
 }
 
@@ -92,6 +133,25 @@ mod tests {
         // Reference output of Vigna's splitmix64.c for seed 1234567.
         let mut random = SplitMix64::new(1_234_567);
         assert_eq!([random.next(), random.next()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_begins_after_its_share_and_goes_on_in_few_equal_steps_to_the_end() {
+        for (whole, percent, first, steps) in [
+            (1_000, 10, 100, 16),
+            (1_000, 0, 0, 16),
+            (20, 50, 10, 2),
+            (3, 10, 0, 1),
+            (1_000, 100, 1_000, 0),
+            (0, 10, 0, 0),
+        ] {
+            let pace = Pace::new(Duration::from_millis(whole), percent);
+            let now = Instant::now();
+            assert_eq!((pace.begins() - now).as_millis(), first, "{percent} % of {whole}");
+            let told = pace.steps();
+            assert_eq!(told.len(), steps, "{percent} % of {whole}");
+            assert!(told.is_sorted() && told.last().is_none_or(|last| *last == now + pace.whole));
+        }
     }
 
     #[test]

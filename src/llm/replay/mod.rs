@@ -10,6 +10,7 @@ mod answer;
 mod bill;
 mod cache;
 mod chat;
+mod count;
 mod deliver;
 mod dialect;
 mod error;
@@ -23,6 +24,8 @@ mod server;
 mod synthetic;
 #[cfg(test)]
 mod dialect_tests;
+#[cfg(test)]
+mod pace_tests;
 #[cfg(test)]
 mod tests;
 mod wire;

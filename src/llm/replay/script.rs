@@ -85,7 +85,7 @@ impl Reply {
         Self { mark: mark.into(), ..self }
     }
 
-    /// Delays the first token, at most by ten minutes.
+    /// Lets the call take so long, at most ten minutes. A streamed reply begins within that time and ends with it.
     #[must_use]
     pub fn delay(self, delay: Duration) -> Self {
         Self { delay: delay.min(MAX_DELAY), ..self }

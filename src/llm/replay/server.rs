@@ -26,11 +26,12 @@ use tokio_util::sync::CancellationToken;
 use super::answer::Arrived;
 use super::bill::{Bill, BillKeeper};
 use super::cache::PromptCache;
+use super::count::count_tokens;
 use super::deliver;
 use super::dialect::{ApiError, Dialect};
 use super::limits::{Limiter, RateLimits};
 use super::script::{Reply, Script};
-use super::{Latency, ReplayError};
+use super::{Fault, Latency, ReplayError};
 use crate::budget::PriceTable;
 
 /// Largest body of a request, in bytes: the API's own limit.
@@ -38,13 +39,19 @@ const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 /// How long [`FakeServer::stop`] waits for connections to end.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
+/// Share of a call's time after which its reply begins unless an option says otherwise: with providers it is a small one.
+const FIRST_BYTE_PERCENT: u32 = 10;
+
 /// How a server runs.
 #[derive(Debug, Clone)]
 pub struct FakeOptions {
     /// Where it listens; port 0 takes any free one.
     pub address: SocketAddr,
-    /// Delay of every reply, besides its own.
+    /// How long every call takes, besides what its reply says.
     pub latency: Latency,
+    /// Share of that time after which a streamed reply begins, in percent; the rest of the stream is spread over the rest of
+    /// the time. Whatever is not streamed comes whole at the end.
+    pub first_byte_percent: u32,
     /// Where billed calls are logged; a bill that is already there is continued.
     pub bill_path: Option<PathBuf>,
     /// Prices to bill by; the built-in ones when `None`.
@@ -55,6 +62,8 @@ pub struct FakeOptions {
     pub generates: bool,
     /// Refuses calls without a key, as providers do.
     pub needs_key: bool,
+    /// Strikes every count of tokens, in so far as it can: statuses, silence, broken, absurd and missing numbers.
+    pub count_fault: Option<Fault>,
 }
 
 impl Default for FakeOptions {
@@ -62,11 +71,13 @@ impl Default for FakeOptions {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             latency: Latency::None,
+            first_byte_percent: FIRST_BYTE_PERCENT,
             bill_path: None,
             prices: None,
             limits: RateLimits::default(),
             generates: false,
             needs_key: true,
+            count_fault: None,
         }
     }
 }
@@ -91,6 +102,7 @@ pub(super) struct Queue {
 pub(super) struct Shared {
     pub(super) queues: HashMap<Arc<str>, Queue>,
     pub(super) latency: Latency,
+    pub(super) first_byte_percent: u32,
     pub(super) prices: Arc<PriceTable>,
     pub(super) bill: BillKeeper,
     pub(super) cache: Mutex<PromptCache>,
@@ -98,8 +110,11 @@ pub(super) struct Shared {
     pub(super) is_limited: bool,
     pub(super) generates: bool,
     pub(super) needs_key: bool,
+    pub(super) count_fault: Option<Fault>,
     /// Requests so far, whatever became of them.
     requests: AtomicU64,
+    /// Counts of tokens so far, which are no calls.
+    pub(super) counts: AtomicU64,
     pub(super) stopped: CancellationToken,
 }
 
@@ -121,6 +136,7 @@ impl FakeServer {
         let shared = Arc::new(Shared {
             queues: script.replies.into_iter().map(|(key, replies)| (key, queue(replies))).collect(),
             latency: options.latency,
+            first_byte_percent: options.first_byte_percent,
             prices,
             bill,
             cache: Mutex::default(),
@@ -128,7 +144,9 @@ impl FakeServer {
             is_limited: options.limits != RateLimits::default(),
             generates: options.generates,
             needs_key: options.needs_key,
+            count_fault: options.count_fault,
             requests: AtomicU64::new(0),
+            counts: AtomicU64::new(0),
             stopped: CancellationToken::new(),
         });
         let router = Router::new()
@@ -167,6 +185,12 @@ impl FakeServer {
     #[must_use]
     pub fn bill(&self) -> Bill {
         self.shared.bill.snapshot()
+    }
+
+    /// Questions so far how many tokens a call has, refused ones included; they are no requests and cost nothing.
+    #[must_use]
+    pub fn counts(&self) -> u64 {
+        self.shared.counts.load(Ordering::Relaxed)
     }
 
     /// Requests that arrived so far, refused ones included.
@@ -247,20 +271,11 @@ async fn models(State(shared): State<Arc<Shared>>) -> Json<serde_json::Value> {
 }
 
 /// The name of the endpoint that an address stands for.
-type Endpoint = Option<Path<String>>;
+pub(super) type Endpoint = Option<Path<String>>;
 
-async fn count_tokens(
-    State(shared): State<Arc<Shared>>,
-    endpoint: Endpoint,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let Ok(body) = body else { return deliver::too_large(Dialect::Anthropic, "req_count") };
-    let endpoint = endpoint.as_ref().map(|Path(name)| name.as_str());
-    match shared.count(endpoint, &headers, &body) {
-        Ok(tokens) => Json(serde_json::json!({"input_tokens": tokens})).into_response(),
-        Err(error) => deliver::error_response(Dialect::Anthropic, &error, "req_count"),
-    }
+/// That name, if the address has one.
+pub(super) fn name(endpoint: Option<&Path<String>>) -> Option<&str> {
+    endpoint.map(|Path(name)| name.as_str())
 }
 
 async fn messages(
@@ -291,8 +306,7 @@ async fn respond(
     let number = shared.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let request_id = format!("req_fake_{number:08}");
     let Ok(body) = body else { return deliver::too_large(dialect, &request_id) };
-    let endpoint = endpoint.as_ref().map(|Path(name)| name.as_str());
-    let arrived = Arrived { dialect, endpoint, number, request_id: &request_id };
+    let arrived = Arrived { dialect, endpoint: name(endpoint.as_ref()), number, request_id: &request_id };
     let mut response = match shared.answer(arrived, &headers, &body).await {
         Ok(response) => response,
         Err(error) => deliver::error_response(dialect, &error, &request_id),

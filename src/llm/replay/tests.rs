@@ -13,24 +13,24 @@ use super::*;
 use crate::budget::PriceTable;
 use crate::protocol::{MicroUsd, Usage};
 
-fn client() -> Client {
+pub(super) fn client() -> Client {
     // Only the first installation counts; all tests want the same.
     drop(rustls::crypto::ring::default_provider().install_default());
     Client::builder().no_proxy().build().expect("builds")
 }
 
-async fn serve(script: Script) -> FakeServer {
+pub(super) async fn serve(script: Script) -> FakeServer {
     FakeServer::start(script, FakeOptions::default()).await.expect("starts")
 }
 
-fn body(request: &str) -> Value {
+pub(super) fn body(request: &str) -> Value {
     json!({
         "model": "claude-sonnet-5-5", "max_tokens": 1_000, "stream": true,
         "messages": [{"role": "user", "content": format!("Please.\nRequest: {request}")}],
     })
 }
 
-fn post(client: &Client, server: &FakeServer, body: &Value) -> RequestBuilder {
+pub(super) fn post(client: &Client, server: &FakeServer, body: &Value) -> RequestBuilder {
     client
         .post(format!("{}/v1/messages", server.base_url()))
         .header("x-api-key", "any")
@@ -39,12 +39,12 @@ fn post(client: &Client, server: &FakeServer, body: &Value) -> RequestBuilder {
         .body(body.to_string())
 }
 
-async fn call(server: &FakeServer, body: &Value) -> Response {
+pub(super) async fn call(server: &FakeServer, body: &Value) -> Response {
     post(&client(), server, body).send().await.expect("answers")
 }
 
 /// Everything that arrived before the body ended, and whether it ended in an error.
-async fn received(mut response: Response) -> (Vec<u8>, bool) {
+pub(super) async fn received(mut response: Response) -> (Vec<u8>, bool) {
     let mut bytes = Vec::new();
     loop {
         match response.chunk().await {
@@ -56,7 +56,7 @@ async fn received(mut response: Response) -> (Vec<u8>, bool) {
 }
 
 /// Names and data of all complete events.
-fn events(bytes: &[u8]) -> Vec<(String, Value)> {
+pub(super) fn events(bytes: &[u8]) -> Vec<(String, Value)> {
     let text = String::from_utf8_lossy(bytes);
     text.split_terminator("\n\n")
         .filter_map(|event| {
@@ -66,7 +66,7 @@ fn events(bytes: &[u8]) -> Vec<(String, Value)> {
         .collect()
 }
 
-fn text_of(events: &[(String, Value)]) -> String {
+pub(super) fn text_of(events: &[(String, Value)]) -> String {
     events.iter().filter_map(|(_, data)| data["delta"]["text"].as_str()).collect()
 }
 

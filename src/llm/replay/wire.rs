@@ -42,6 +42,8 @@ pub(super) struct Outgoing<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Events {
     pub(super) bytes: Vec<u8>,
+    /// End of the event with which the reply begins.
+    pub(super) begun: usize,
     /// End of the event with which half of the text is out.
     pub(super) half: usize,
     /// Start of the event that says why the reply ends.
@@ -252,6 +254,7 @@ impl Outgoing<'_> {
         let out = &mut events.bytes;
         let message = self.message(Vec::new(), None, self.first_usage(1, false));
         write_event(out, &Event::MessageStart { message });
+        events.begun = out.len();
         let mut index = 0;
         if self.thinking_tokens > 0 {
             let content_block = Content::Thinking { thinking: "", signature: "" };

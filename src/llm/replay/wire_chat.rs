@@ -140,7 +140,7 @@ impl<'a> Chat<'a> {
         let mut events = Events { bytes: Vec::with_capacity(outgoing.text.len() * 2 + 4_096), ..Events::default() };
         let out = &mut events.bytes;
         self.write_delta(out, Delta { role: Some("assistant"), content: Some(""), ..Delta::default() }, None);
-        events.half = out.len();
+        (events.begun, events.half) = (out.len(), out.len());
         let mut is_half = false;
         for (end, text) in pieces(outgoing.text) {
             let at = out.len();
