@@ -9,6 +9,7 @@
 
 use unicode_normalization::UnicodeNormalization;
 
+use super::price::Unpinned;
 use crate::protocol::MicroUsd;
 
 /// The most that a call can take.
@@ -48,11 +49,13 @@ pub struct WorstCaseInput {
     /// Input tokens that the provider has counted, where it was asked and is believed. An estimate of its own, so the bound is
     /// no longer proven by the bytes alone; nothing may put a guess of ours here.
     pub counted_input: Option<u64>,
+    /// What may raise the price and is not pinned in the body.
+    pub unpinned: Unpinned,
 }
 
 impl WorstCaseInput {
     /// Measures a final JSON body, the very text that will be sent. Whatever else the body carries (messages, tools, a
-    /// schema, cache writes) starts at none and has to be filled in by the provider that built it.
+    /// schema, cache writes, things left open) starts at none and has to be filled in by the provider that built it.
     #[must_use]
     pub fn from_body(model: &str, body: &str, max_tokens: u32) -> Self {
         Self {
@@ -65,6 +68,7 @@ impl WorstCaseInput {
             writes_5m: false,
             writes_1h: false,
             counted_input: None,
+            unpinned: Unpinned::default(),
         }
     }
 }

@@ -21,5 +21,5 @@ mod tests;
 pub use bound::{WorstCase, WorstCaseInput};
 pub use context::CallContext;
 pub use error::BudgetError;
-pub use price::{EndpointPrices, ModelPrice, PriceError, PriceTable};
+pub use price::{EndpointPrices, ModelPrice, PriceError, PriceTable, Terms, Unpinned};
 pub use reservation::{Reservation, Treasurer};

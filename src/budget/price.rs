@@ -7,14 +7,19 @@
 
 mod parse;
 mod season;
+mod terms;
+#[cfg(test)]
+mod terms_tests;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
 pub use parse::ThinkingGate;
+pub use terms::{Part, Terms, Unpinned};
 
 use self::season::{Season, Window};
+use self::terms::{Cost, Surcharges};
 use super::{WorstCase, WorstCaseInput};
 use crate::clock::Clock;
 use crate::error::Coded;
@@ -121,6 +126,7 @@ pub struct ModelPrice {
     long_prompt: Vec<Tier>,
     /// The provider writes its cache, and charges for it, without being asked.
     implicit_cache_write: bool,
+    surcharges: Surcharges,
     /// Largest prompt, in tokens.
     pub context: u64,
     /// Largest reply in tokens, thinking included; `None` when the provider does not say.
@@ -200,6 +206,40 @@ impl ModelPrice {
         holding.reduce(Rates::dearest).unwrap_or(Rates::FREE)
     }
 
+    /// What so many tokens cost within the window, by the tier that the whole prompt falls into.
+    fn cost(&self, usage: &Usage, window: Window) -> Cost {
+        let prompt = [usage.cache_write_5m, usage.cache_write_1h, usage.cache_read];
+        let prompt = prompt.into_iter().fold(usage.input, u64::saturating_add);
+        let rates = self.rates_within(prompt, Some(window));
+        let input = [
+            (usage.input, rates.input),
+            (usage.cache_write_5m, rates.cache_write_5m),
+            (usage.cache_write_1h, rates.cache_write_1h),
+            (usage.cache_read, rates.cache_read),
+        ];
+        let times = |(tokens, price)| u128::from(tokens) * u128::from(price);
+        Cost { input: input.into_iter().map(times).sum(), output: times((usage.output, rates.output)) }
+    }
+
+    /// The most that a request can come to within the window, whatever region and tier make of it.
+    fn most(&self, input: &WorstCaseInput, window: Window) -> Bound {
+        let tokens = self.most_input(input);
+        let rates = self.dearest_rates(tokens, window);
+        let mut price = rates.input.max(rates.cache_read);
+        if input.writes_5m || self.implicit_cache_write {
+            price = price.max(rates.cache_write_5m);
+        }
+        if input.writes_1h {
+            price = price.max(rates.cache_write_1h);
+        }
+        Bound {
+            input_cost: u128::from(tokens) * u128::from(price),
+            output_price: u128::from(rates.output),
+            max_output: self.max_output.unwrap_or(u32::MAX),
+            factor: self.surcharges.dearest(input.unpinned),
+        }
+    }
+
     fn reachable(&self, prompt_tokens: u64) -> impl Iterator<Item = &Tier> {
         self.long_prompt.iter().take_while(move |tier| prompt_tokens > tier.over)
     }
@@ -236,6 +276,27 @@ struct Bound {
     output_price: u128,
     /// The model's own limit on output.
     max_output: u32,
+    /// What region and service tier can multiply both by, as a fraction.
+    factor: (u128, u128),
+}
+
+impl Bound {
+    fn cost(&self, max_tokens: u32) -> Cost {
+        let output = u128::from(max_tokens.min(self.max_output));
+        Cost { input: self.input_cost, output: output * self.output_price }
+    }
+
+    fn amount(&self, max_tokens: u32) -> MicroUsd {
+        let Cost { input, output } = self.cost(max_tokens);
+        let (over, under) = self.factor;
+        round_up((input + output).saturating_mul(over).div_ceil(under))
+    }
+
+    /// What `available` may cost before region and service tier; exact, so that the bound can be inverted.
+    fn within(&self, available: MicroUsd) -> u128 {
+        let (over, under) = self.factor;
+        (u128::from(available.0) * PICO_PER_MICRO).saturating_mul(under) / over
+    }
 }
 
 impl PriceTable {
@@ -269,7 +330,7 @@ impl PriceTable {
         self
     }
 
-    /// The table with another clock, for tests.
+    /// The table going by `clock`: the stores' one, so that all processes agree on which prices hold.
     #[must_use]
     pub fn with_clock(self, clock: Clock) -> Self {
         Self { clock, ..self }
@@ -326,9 +387,7 @@ impl PriceTable {
     /// # Errors
     /// [`PriceError::UnknownModel`].
     pub fn worst_case(&self, input: &WorstCaseInput) -> Result<MicroUsd, PriceError> {
-        let bound = self.bound(input)?;
-        let output = u128::from(input.max_tokens.min(bound.max_output));
-        Ok(round_up(bound.input_cost + output * bound.output_price))
+        Ok(self.bound(input)?.amount(input.max_tokens))
     }
 
     /// Largest `max_tokens` (at most the input's own) whose worst case fits into `available`; 0 when none does.
@@ -337,7 +396,7 @@ impl PriceTable {
     /// [`PriceError::UnknownModel`].
     pub fn largest_output(&self, input: &WorstCaseInput, available: MicroUsd) -> Result<u32, PriceError> {
         let bound = self.bound(input)?;
-        let Some(left) = (u128::from(available.0) * PICO_PER_MICRO).checked_sub(bound.input_cost) else {
+        let Some(left) = bound.within(available).checked_sub(bound.input_cost) else {
             return Ok(0);
         };
         // A free model costs nothing however much it says.
@@ -382,23 +441,13 @@ impl PriceTable {
         Ok(u32::try_from(left).unwrap_or(u32::MAX).min(input.max_tokens))
     }
 
-    /// What a call with this usage costs, by the tier its whole prompt falls into.
+    /// What a call with this usage costs at the plain price, by the tier its whole prompt falls into.
     ///
     /// # Errors
     /// [`PriceError::UnknownModel`].
     pub fn charge(&self, model: &str, usage: &Usage) -> Result<MicroUsd, PriceError> {
-        let prompt = [usage.cache_write_5m, usage.cache_write_1h, usage.cache_read];
-        let prompt = prompt.into_iter().fold(usage.input, u64::saturating_add);
-        let window = Window::of_charge(self.clock.now());
-        let rates = self.known(model)?.rates_within(prompt, Some(window));
-        let kinds = [
-            (usage.input, rates.input),
-            (usage.output, rates.output),
-            (usage.cache_write_5m, rates.cache_write_5m),
-            (usage.cache_write_1h, rates.cache_write_1h),
-            (usage.cache_read, rates.cache_read),
-        ];
-        Ok(round_up(kinds.into_iter().map(|(tokens, price)| u128::from(tokens) * u128::from(price)).sum()))
+        let Cost { input, output } = self.known(model)?.cost(usage, Window::of_charge(self.clock.now()));
+        Ok(round_up(input + output))
     }
 
     fn known(&self, model: &str) -> Result<&ModelPrice, PriceError> {
@@ -406,21 +455,7 @@ impl PriceTable {
     }
 
     fn bound(&self, input: &WorstCaseInput) -> Result<Bound, PriceError> {
-        let model = self.known(&input.model)?;
-        let tokens = model.most_input(input);
-        let rates = model.dearest_rates(tokens, Window::of_bound(self.clock.now()));
-        let mut price = rates.input.max(rates.cache_read);
-        if input.writes_5m || model.implicit_cache_write {
-            price = price.max(rates.cache_write_5m);
-        }
-        if input.writes_1h {
-            price = price.max(rates.cache_write_1h);
-        }
-        Ok(Bound {
-            input_cost: u128::from(tokens) * u128::from(price),
-            output_price: u128::from(rates.output),
-            max_output: model.max_output.unwrap_or(u32::MAX),
-        })
+        Ok(self.known(&input.model)?.most(input, Window::of_bound(self.clock.now())))
     }
 }
 
@@ -429,6 +464,7 @@ static FREE: ModelPrice = ModelPrice {
     seasons: Vec::new(),
     long_prompt: Vec::new(),
     implicit_cache_write: false,
+    surcharges: Surcharges::NONE,
     context: u64::MAX,
     max_output: None,
     min_cache_tokens: None,

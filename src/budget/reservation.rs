@@ -52,9 +52,11 @@ impl Treasurer {
         Self { ledger, prices, clock: Clock::system(), settler, asking }
     }
 
-    /// The same treasurer, going by `clock`: the stores' one, so that all processes agree on when a day ends.
+    /// The same treasurer, going by `clock`: the stores' one, so that all processes agree on when a day ends
+    /// and which prices hold.
     #[must_use]
     pub fn going_by(mut self, clock: Clock) -> Self {
+        self.prices = Arc::new(self.prices.as_ref().clone().with_clock(clock.clone()));
         self.clock = clock;
         self
     }

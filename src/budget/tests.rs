@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::test_ledger::{MemoryLedger, Wire};
 use super::*;
 use crate::backend::{ReservationState, Settlement};
+use crate::clock::Clock;
 use crate::protocol::{AgentType, InstanceId, JobId, MicroUsd, TaskId, Usage};
 
 const LEASE: Duration = Duration::from_secs(700);
@@ -54,6 +55,18 @@ async fn every_ending_reaches_the_ledger() {
         assert_eq!(ledger.account().spent, MicroUsd(spent), "{ending}");
         assert_eq!(ledger.account().reserved, MicroUsd::ZERO, "{ending}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn case_19_prices_go_by_the_clock_of_the_stores() {
+    let (_, treasurer) = treasury(1_000);
+    let price = |day: &str| {
+        let stores = Clock::manual(day.parse().unwrap());
+        let treasurer = treasurer.clone().going_by(stores);
+        // 1,000 tokens of input at 0.75, which is 1.5 from 2027 on.
+        treasurer.prices().charge("gemini-3.8-flash", &Usage { input: 1_000, ..Usage::default() }).unwrap()
+    };
+    assert_eq!((price("2026-06-01"), price("2027-06-01")), (MicroUsd(750), MicroUsd(1_500)));
 }
 
 #[tokio::test(start_paused = true)]

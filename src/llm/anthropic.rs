@@ -13,6 +13,7 @@ mod socket_tests;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::fmt;
 use std::sync::Arc;
@@ -137,7 +138,7 @@ impl Provider for Anthropic {
         cancel: &CancellationToken,
     ) -> Result<LlmReply, LlmError> {
         tracing::debug!(reservation = reservation.id(), bytes = prepared.body.len(), "sending a model call");
-        let assembler = Assembler::new(&prepared.worst_case.model, self.max_reply_bytes);
+        let assembler = Assembler::new(self.max_reply_bytes);
         self.connection.exchange(prepared, assembler, cancel).await
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::errors::Describe;
 use super::sse::{Event, Parser, TooLong};
-use super::{LlmError, LlmReply, Prepared};
+use super::{LlmError, LlmReply, Prepared, Told};
 use crate::config::Secret;
 
 /// Idle connections kept: one for each of the 250 streams a process is sized for, with a few to spare.
@@ -66,6 +66,8 @@ pub(in crate::llm) trait Assemble: Send {
     fn take(&mut self, data: &[u8]) -> Result<(), LlmError>;
     /// True once the provider has begun to answer.
     fn has_begun(&self) -> bool;
+    /// What has been said about the price up to now.
+    fn told(&self) -> Told;
     /// True once the terminal event was seen; nothing after it counts.
     fn is_complete(&self) -> bool;
     /// The error for a stream that broke off now.
@@ -205,7 +207,12 @@ impl Connection {
                 reason: format!("nothing arrived for {idle:?} in the middle of a reply"),
             })?;
             match read {
-                Ok(Some(bytes)) => parser.feed(&bytes, |event: Event<'_>| assembler.take(event.data))?,
+                Ok(Some(bytes)) => {
+                    let fed = parser.feed(&bytes, |event: Event<'_>| assembler.take(event.data));
+                    // Whatever went wrong in it, what was said before still counts.
+                    prepared.told.note(assembler.told());
+                    fed?;
+                }
                 Ok(None) => return Err(assembler.ended(text_header(response.headers(), "content-type"))),
                 Err(error) => return Err(assembler.cut(errors::chain(error))),
             }

@@ -14,6 +14,7 @@ mod fallback;
 mod fallback_tests;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use super::guards::Pass;
 use super::warm::WarmGate;
 use super::{Charge, Guards, LlmError, LlmReply, LlmRequest, Prepared, Provider, is_same_model};
 use crate::backend::Settlement;
-use crate::budget::{BudgetError, CallContext, PriceTable, Reservation, Treasurer, WorstCase, WorstCaseInput};
+use crate::budget::{BudgetError, CallContext, Reservation, Treasurer, WorstCase, WorstCaseInput};
 use crate::error::Coded;
 use crate::metric;
 use crate::protocol::{MicroUsd, Overrun, Usage};
@@ -304,7 +305,10 @@ impl Metered {
             Err(LlmError::Timeout { reason: format!("no end after {:?}", self.total_timeout + BACKSTOP_MARGIN) })
         });
         count(&prepared.worst_case.model, &result, began.elapsed());
-        let settlement = verdict(self.treasurer.prices(), &prepared.worst_case, &result, reservation.amount());
+        let settlement = {
+            let (prices, told) = (self.treasurer.prices(), prepared.told.take());
+            verdict::verdict(prices, &prepared.worst_case, &result, &told, reservation.amount())
+        };
         bill.pay(reservation, settlement).await;
         result
     }
@@ -369,37 +373,4 @@ fn too_little(refused: BudgetError, least: WorstCase) -> LlmError {
 
 fn unpriced(cause: impl fmt::Display) -> LlmError {
     LlmError::Unsupported(cause.to_string())
-}
-
-/// What an attempt costs: `None` is provably nothing, anything unknown is the whole reservation.
-fn verdict(
-    prices: &PriceTable,
-    sent: &WorstCaseInput,
-    result: &Result<LlmReply, LlmError>,
-    reserved: MicroUsd,
-) -> Option<Settlement> {
-    let in_full = Settlement { amount: reserved, usage: Usage::default() };
-    let known = match result {
-        Ok(reply) => reply.usage.and_then(|usage| {
-            let amount = dearer(prices, &sent.model, &reply.model, &usage)?;
-            Some(Settlement { amount, usage })
-        }),
-        // The input is known exactly and the output at most what the request allowed.
-        Err(LlmError::Cut { input: Some(input), .. }) => {
-            let usage = Usage { output: u64::from(sent.max_tokens), ..*input };
-            prices.charge(&sent.model, &usage).ok().map(|amount| Settlement { amount, usage })
-        }
-        Err(error) if error.charge() == Charge::Nothing => return None,
-        Err(_) => None,
-    };
-    Some(known.unwrap_or(in_full))
-}
-
-/// The price by the model that was asked or the one that answered, whichever is more; `None` if either has none.
-fn dearer(prices: &PriceTable, asked: &str, answered: &str, usage: &Usage) -> Option<MicroUsd> {
-    let by_asked = prices.charge(asked, usage).ok()?;
-    if is_same_model(asked, answered) {
-        return Some(by_asked);
-    }
-    Some(by_asked.max(prices.charge(answered, usage).ok()?))
 }

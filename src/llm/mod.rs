@@ -16,6 +16,7 @@ pub mod record;
 pub mod replay;
 pub mod router;
 pub mod sse;
+pub mod told;
 pub mod warm;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub use guards::Guards;
 pub use headroom::HeadroomSlot;
 pub use metered::{CallOutcome, Metered};
 pub use router::Router;
+pub use told::{Told, ToldSlot};
 pub use warm::Began;
 
 use crate::budget::{Reservation, WorstCaseInput};
@@ -136,13 +138,21 @@ pub struct Prepared {
     pub began: Began,
     /// Told what the provider says about its limits.
     pub headroom: HeadroomSlot,
+    /// Told what the reply says about its price while it is being read.
+    pub told: ToldSlot,
 }
 
 impl Prepared {
     /// Bytes with their measures; nobody waits for the reply to begin.
     #[must_use]
     pub fn new(body: impl Into<Bytes>, worst_case: WorstCaseInput) -> Self {
-        Self { body: body.into(), worst_case, began: Began::default(), headroom: HeadroomSlot::default() }
+        Self {
+            body: body.into(),
+            worst_case,
+            began: Began::default(),
+            headroom: HeadroomSlot::default(),
+            told: ToldSlot::default(),
+        }
     }
 }
 

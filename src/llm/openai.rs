@@ -5,6 +5,7 @@
 //! in its stream is charged the whole reservation for every call: unknown is never free. The same rules as for every
 //! dialect: no retry in here, nothing without a bound can be expressed, the key is never printed.
 
+mod cost;
 mod errors;
 mod request;
 mod stream;
@@ -62,6 +63,9 @@ pub struct Style {
     pub schema_style: SchemaStyle,
     /// Pin what changes the price: `service_tier` and `store`. Only OpenAI itself knows both.
     pub pins: bool,
+    /// The `cost` in its usage is the charge, as OpenRouter defines it. Elsewhere a stated cost counts only when it is higher
+    /// than the price of the table.
+    pub states_charge: bool,
 }
 
 /// Servers whose differences are known.
@@ -127,10 +131,12 @@ impl Preset {
             running_usage: false,
             schema_style: SchemaStyle::JsonSchema,
             pins: false,
+            states_charge: false,
         };
         match self {
             Self::OpenAi => Style { max_tokens_field: MaxTokensField::MaxCompletionTokens, pins: true, ..usual },
-            Self::OpenRouter | Self::Ollama => usual,
+            Self::OpenRouter => Style { states_charge: true, ..usual },
+            Self::Ollama => usual,
             Self::Vllm => Style { running_usage: true, ..usual },
             Self::LlamaCpp => Style { schema_style: SchemaStyle::JsonSchemaFlat, ..usual },
         }
@@ -224,7 +230,7 @@ impl Provider for OpenAi {
         tracing::debug!(reservation = reservation.id(), bytes = prepared.body.len(), "sending a model call");
         let model = &prepared.worst_case.model;
         let writes = self.models.get(model).is_some_and(ModelPrice::writes_cache_unasked);
-        let assembler = Assembler::new(model, writes, self.max_reply_bytes);
+        let assembler = Assembler::new(writes, self.style.states_charge, self.max_reply_bytes);
         self.connection.exchange(prepared, assembler, cancel).await
     }
 }

@@ -82,7 +82,9 @@ impl Provider for Router {
         if prefix.is_empty() {
             return provider.send(prepared, reservation, cancel).await;
         }
-        let reply = provider.send(&renamed(prepared, model), reservation, cancel).await?;
+        let mut plain = renamed(prepared, model);
+        plain.told = prepared.told.prefixed(prefix);
+        let reply = provider.send(&plain, reservation, cancel).await?;
         Ok(LlmReply { model: format!("{prefix}{}", reply.model), ..reply })
     }
 }

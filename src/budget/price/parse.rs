@@ -6,17 +6,22 @@
 //! day (`effective_until`) or in which hours (`peak_utc`) the dearer one holds.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::de::{Deserializer, Error as _};
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::season::{Peak, Season, end_of_day};
+use super::terms::{Factor, Surcharges};
 use super::{ModelPrice, PriceError, Rates, Tier};
 use crate::protocol::MicroUsd;
 
 /// Largest context window accepted, in tokens; a thousand times today's.
 const MAX_CONTEXT: u64 = 1_000_000_000;
+/// Largest factor accepted, in millionths: ten times the plain price.
+const MAX_FACTOR: u64 = 10_000_000;
 
 /// How a model's thinking is switched; the names are the table's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,9 +109,18 @@ struct RawModel {
     geo: Option<bool>,
     sampling: Option<bool>,
     prefill: Option<bool>,
-    /// Known and unused keys: the program never asks for fast mode, and the bound covers tool prompts.
-    #[serde(rename = "fast")]
-    _fast: Option<RawFast>,
+    /// What each region multiplies the price by.
+    #[serde(default)]
+    geo_factors: Once<Price>,
+    /// What each service tier multiplies the price by.
+    #[serde(default)]
+    tier_factors: Once<Price>,
+    /// Dollars for one use of each tool of the provider.
+    #[serde(default)]
+    per_use: Once<Price>,
+    /// Prices of the fast mode; what touches the cache rises as plain input does.
+    fast: Option<RawFast>,
+    /// Known and unused keys: the bound covers tool prompts.
     #[serde(rename = "tool_tokens_auto")]
     _tool_tokens_auto: Option<u32>,
     #[serde(rename = "tool_tokens_forced")]
@@ -124,10 +138,42 @@ struct RawModel {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawFast {
-    #[serde(rename = "input")]
-    _input: Price,
-    #[serde(rename = "output")]
-    _output: Price,
+    input: Price,
+    output: Price,
+}
+
+/// A JSON object in which no name comes twice: of two prices nobody can tell which one is meant.
+struct Once<T>(BTreeMap<String, T>);
+
+impl<T> Default for Once<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Once<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = Once<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Once<T>, A::Error> {
+                let mut members = BTreeMap::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if members.contains_key(&name) {
+                        return Err(A::Error::custom(format!("{name:?} is listed twice")));
+                    }
+                    members.insert(name, map.next_value()?);
+                }
+                Ok(Once(members))
+            }
+        }
+        deserializer.deserialize_map(Members(PhantomData))
+    }
 }
 
 impl RawRates {
@@ -171,7 +217,11 @@ impl RawModel {
             cache_write_1h: self.cache_write_1h,
             cache_read: self.cache_read,
         };
+        if end_of_day(&self.as_of).is_none() {
+            return Err(format!("as_of is no day: {:?}", self.as_of));
+        }
         let seasons = self.seasons(base.check()?)?;
+        let surcharges = self.surcharges()?;
         let mut long_prompt = Vec::with_capacity(self.long_prompt.len());
         for tier in &self.long_prompt {
             let over = tier.over.ok_or("a long_prompt tier has no over")?;
@@ -184,6 +234,7 @@ impl RawModel {
             seasons,
             long_prompt,
             implicit_cache_write: self.implicit_cache_write,
+            surcharges,
             context: self.context,
             max_output: self.max_output,
             min_cache_tokens: self.min_cache_tokens,
@@ -200,6 +251,28 @@ impl RawModel {
 }
 
 impl RawModel {
+    /// What of the price depends on more than tokens. A factor of zero would make calls free.
+    fn surcharges(&self) -> Result<Surcharges, String> {
+        let factors = |name: &str, raw: &Once<Price>| {
+            let wrong = raw.0.iter().find(|(_, factor)| factor.0 == 0 || factor.0 > MAX_FACTOR);
+            match wrong {
+                Some((key, _)) => Err(format!("{name} of {key:?} must be above 0 and at most 10")),
+                None => Ok(raw.0.iter().map(|(key, factor)| (key.clone(), Factor(factor.0))).collect()),
+            }
+        };
+        let fast = match &self.fast {
+            Some(fast) if fast.input.0 == 0 || fast.output.0 == 0 => return Err("a price of fast is zero".into()),
+            Some(fast) => Some([(fast.input.0, self.input.0), (fast.output.0, self.output.0)]),
+            None => None,
+        };
+        Ok(Surcharges {
+            geo: factors("geo_factors", &self.geo_factors)?,
+            tier: factors("tier_factors", &self.tier_factors)?,
+            fast,
+            per_use: self.per_use.0.iter().map(|(name, price)| (name.clone(), MicroUsd(price.0))).collect(),
+        })
+    }
+
     /// All prices with the time in which each holds.
     fn seasons(&self, base: Rates) -> Result<Vec<(Season, Rates)>, String> {
         for other in self.then.iter().chain(&self.off_peak) {
@@ -237,8 +310,9 @@ impl RawModel {
 
 /// All models of a table.
 pub(super) fn models(json: &str) -> Result<BTreeMap<String, ModelPrice>, PriceError> {
-    let raw: BTreeMap<String, RawModel> = serde_json::from_str(json).map_err(PriceError::Malformed)?;
-    raw.into_iter()
+    let raw: Once<RawModel> = serde_json::from_str(json).map_err(PriceError::Malformed)?;
+    raw.0
+        .into_iter()
         .map(|(name, model)| match model.check() {
             Ok(model) => Ok((name, model)),
             Err(why) => Err(PriceError::Entry { model: name, why }),

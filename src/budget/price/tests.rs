@@ -27,6 +27,7 @@ fn call(model: &str, body_bytes: u64, max_tokens: u32) -> WorstCaseInput {
         writes_5m: false,
         writes_1h: false,
         counted_input: None,
+        unpinned: Unpinned::default(),
     }
 }
 
@@ -211,7 +212,7 @@ fn a_name_without_its_date_finds_the_dated_model() {
     }
     assert!(table.get("claude").is_none());
     assert!(table.get("claude-opus-5-5-20260101").is_none(), "a dated name that is not listed is unknown");
-    let entry = r#"{"input": 1, "output": 1, "context": 9, "source": "t", "as_of": "t"}"#;
+    let entry = r#"{"input": 1, "output": 1, "context": 9, "source": "t", "as_of": "2026-11-21"}"#;
     let shared = PriceTable::parse(&format!(r#"{{"x-20250101": {entry}, "x-20250601": {entry}}}"#)).expect("valid");
     assert!(shared.get("x").is_none(), "an alias of two models names neither");
 }
@@ -283,22 +284,14 @@ fn any_call() -> impl Strategy<Value = WorstCaseInput> {
         0u32..20,
         0u64..20_000,
         0u32..500_000,
-        any::<(bool, bool)>(),
+        any::<[bool; 4]>(),
         prop::option::of(0u64..800_000),
     )
-        .prop_map(|(model, body_bytes, messages, tools, schema_bytes, max_tokens, writes, counted_input)| {
-            let (writes_5m, writes_1h) = writes;
-            WorstCaseInput {
-                model,
-                body_bytes,
-                messages,
-                tools,
-                schema_bytes,
-                max_tokens,
-                writes_5m,
-                writes_1h,
-                counted_input,
-            }
+        .prop_map(|(model, body_bytes, messages, tools, schema_bytes, max_tokens, flags, counted_input)| {
+            let [writes_5m, writes_1h, region, service_tier] = flags;
+            let unpinned = Unpinned { region, service_tier };
+            let sizes = WorstCaseInput { body_bytes, messages, tools, schema_bytes, ..call(&model, 0, max_tokens) };
+            WorstCaseInput { writes_5m, writes_1h, counted_input, unpinned, ..sizes }
         })
 }
 

@@ -1,7 +1,8 @@
 //! A request as the bytes of a Messages API body.
 //!
 //! Whatever has no bound on its cost cannot be expressed here: no images, no server tools, no fallbacks, no fast mode.
-//! Region and service tier are pinned, because a workspace default could otherwise raise the price behind our back.
+//! Region and service tier are pinned, because a workspace default could otherwise raise the price behind our back; where a
+//! model takes no region, the bound is told so.
 //! Sampling parameters, assistant prefill and forced tools answer 400 on current models and are never sent. Which model
 //! accepts what stands in the table of models; one that the table says nothing about counts as newer than all of it: the
 //! pins are then sent rather than forgotten.
@@ -10,7 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::budget::price::ThinkingGate;
-use crate::budget::{ModelPrice, PriceTable, WorstCaseInput};
+use crate::budget::{ModelPrice, PriceTable, Unpinned, WorstCaseInput};
 use crate::llm::{Effort, LlmError, LlmRequest, Prepared, Role, Thinking, check};
 
 /// The API accepts at most four cache breakpoints.
@@ -100,11 +101,12 @@ pub(super) fn prepare(request: &LlmRequest, models: &PriceTable) -> Result<Prepa
     if breakpoints > MOST_BREAKPOINTS {
         return Err(check::unsupported("a request can have at most four cached system blocks"));
     }
+    let is_region_pinned = accepts(|model| model.geo);
     let body = Body {
         model: &request.model,
         max_tokens: request.max_tokens,
         stream: true,
-        inference_geo: accepts(|model| model.geo).then_some("global"),
+        inference_geo: is_region_pinned.then_some("global"),
         service_tier: "standard_only",
         messages: request.messages.iter().map(turn).collect(),
         thinking: thinking(request, gates.and_then(|model| model.thinking))?,
@@ -118,6 +120,7 @@ pub(super) fn prepare(request: &LlmRequest, models: &PriceTable) -> Result<Prepa
         messages: u32::try_from(blocks).unwrap_or(u32::MAX),
         schema_bytes: schema.as_ref().map_or(0, |schema| schema.get().len() as u64),
         writes_5m: breakpoints > 0,
+        unpinned: Unpinned { region: !is_region_pinned, service_tier: false },
         ..WorstCaseInput::from_body(&request.model, &text, request.max_tokens)
     };
     Ok(Prepared::new(text, worst_case))

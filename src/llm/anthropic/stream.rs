@@ -2,25 +2,21 @@
 //!
 //! Counters in `message_delta` are totals so far: they overwrite, they do not add. The split of cache writes by lifetime
 //! comes only with `message_start`, whose output count is a placeholder and is never charged by. Content is told apart by
-//! type and index, never by position. A reply without `message_stop` is cut, whatever it looks like, and usage that this
-//! file cannot price exactly is reported as absent, so that it is charged by the reservation instead.
+//! type and index, never by position. A reply without `message_stop` is cut, whatever it looks like. What changes the price
+//! of the tokens is handed on as it was said; what cannot be read is handed on as that, never left out.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
+use super::usage::{Counters, WireUsage};
 use crate::llm::http::Assemble;
 use crate::llm::http::errors::short as bounded;
-use crate::llm::{LlmError, LlmReply, StopReason, is_same_model};
-use crate::protocol::Usage;
+use crate::llm::{LlmError, LlmReply, StopReason, Told};
 
 /// No reply has more content blocks than this; the bound is for replies that are not replies.
 const MOST_BLOCKS: usize = 1_000;
-
-/// No counter is larger than this; a thousand contexts of a million tokens.
-const MOST_TOKENS: u64 = 1_000_000_000;
 
 #[derive(Deserialize)]
 struct Kind<'a> {
@@ -80,96 +76,9 @@ struct StopDetails {
     category: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct WireUsage {
-    input_tokens: Option<u64>,
-    cache_creation_input_tokens: Option<u64>,
-    cache_read_input_tokens: Option<u64>,
-    cache_creation: Option<WireSplit>,
-    output_tokens: Option<u64>,
-    service_tier: Option<String>,
-    inference_geo: Option<String>,
-    speed: Option<String>,
-    iterations: Option<Vec<IgnoredAny>>,
-    server_tool_use: Option<BTreeMap<String, serde_json::Value>>,
-}
-
-#[derive(Deserialize)]
-struct WireSplit {
-    #[serde(default)]
-    ephemeral_5m_input_tokens: u64,
-    #[serde(default)]
-    ephemeral_1h_input_tokens: u64,
-}
-
-impl WireUsage {
-    /// True for anything that is not priced by the plain table: another region or tier, server tools, several models.
-    fn is_priced_otherwise(&self) -> bool {
-        let is_other =
-            |field: &Option<String>, plain: &[&str]| field.as_deref().is_some_and(|value| !plain.contains(&value));
-        is_other(&self.service_tier, &["standard"])
-            || is_other(&self.inference_geo, &["global", "not_available"])
-            || is_other(&self.speed, &["standard"])
-            || self.iterations.as_ref().is_some_and(|iterations| !iterations.is_empty())
-            || self.server_tool_use.iter().flat_map(BTreeMap::values).any(|count| count.as_u64() != Some(0))
-    }
-}
-
-/// What has been reported so far.
-#[derive(Debug, Default)]
-struct Counters {
-    input: Option<u64>,
-    written: Option<u64>,
-    read: Option<u64>,
-    split: Option<(u64, u64)>,
-    output: Option<u64>,
-    priced_otherwise: bool,
-}
-
-impl Counters {
-    fn report(&mut self, usage: &WireUsage) -> Result<(), LlmError> {
-        self.input = usage.input_tokens.or(self.input);
-        self.written = usage.cache_creation_input_tokens.or(self.written);
-        self.read = usage.cache_read_input_tokens.or(self.read);
-        let split = usage.cache_creation.as_ref();
-        self.split =
-            split.map(|split| (split.ephemeral_5m_input_tokens, split.ephemeral_1h_input_tokens)).or(self.split);
-        self.priced_otherwise |= usage.is_priced_otherwise();
-        let (split_5m, split_1h) = self.split.unwrap_or_default();
-        let counts = [self.input, self.written, self.read, usage.output_tokens, Some(split_5m), Some(split_1h)];
-        if counts.into_iter().flatten().any(|count| count > MOST_TOKENS) {
-            return Err(malformed("a token counter is out of all proportion"));
-        }
-        Ok(())
-    }
-
-    /// The input side, if it is known and has the plain price.
-    fn input(&self) -> Option<Usage> {
-        if self.priced_otherwise {
-            return None;
-        }
-        let written = self.written.unwrap_or(0);
-        // Writes that the split does not explain are 5-minute ones: no request asks for others.
-        let (split_5m, split_1h) = self.split.unwrap_or_default();
-        let cache_write_5m = split_5m + written.saturating_sub(split_5m + split_1h);
-        Some(Usage {
-            input: self.input?,
-            cache_write_5m,
-            cache_write_1h: split_1h,
-            cache_read: self.read.unwrap_or(0),
-            output: 0,
-        })
-    }
-
-    fn total(&self) -> Option<Usage> {
-        Some(Usage { output: self.output?, ..self.input()? })
-    }
-}
-
 /// Puts a reply together; take events in order until [`Assembler::is_complete`].
 #[derive(Debug)]
 pub(super) struct Assembler {
-    asked_model: String,
     max_bytes: usize,
     bytes: usize,
     /// Model and message id, once `message_start` was seen.
@@ -182,9 +91,8 @@ pub(super) struct Assembler {
 }
 
 impl Assembler {
-    pub(super) fn new(asked_model: &str, max_bytes: usize) -> Self {
+    pub(super) fn new(max_bytes: usize) -> Self {
         Self {
-            asked_model: asked_model.to_owned(),
             max_bytes,
             bytes: 0,
             started: None,
@@ -235,7 +143,7 @@ impl Assembler {
         if let Some(usage) = &event.usage {
             self.counters.report(usage)?;
             // Only here: what `message_start` says about output is a placeholder.
-            self.counters.output = usage.output_tokens.or(self.counters.output);
+            self.counters.end(usage);
         }
         if let Some(Stop { stop_reason: Some(reason), stop_details }) = event.delta {
             self.stop = Some(match reason.as_str() {
@@ -260,6 +168,11 @@ impl Assembler {
 impl Assemble for Assembler {
     fn has_begun(&self) -> bool {
         self.started.is_some()
+    }
+
+    fn told(&self) -> Told {
+        let model = self.started.as_ref().map(|(model, _)| model.clone());
+        Told { model, terms: self.counters.terms().clone() }
     }
 
     /// True once `message_stop` was seen; nothing after it counts.
@@ -293,8 +206,7 @@ impl Assemble for Assembler {
 
     /// The error for a stream that broke off now.
     fn cut(&self, reason: String) -> LlmError {
-        let is_asked = self.started.as_ref().is_some_and(|(model, _)| is_same_model(&self.asked_model, model));
-        LlmError::Cut { reason, input: if is_asked { self.counters.input() } else { None } }
+        LlmError::Cut { reason, input: self.counters.input() }
     }
 
     /// The error for a body that ended before `message_stop`.
@@ -322,6 +234,6 @@ fn parse<'a, T: Deserialize<'a>>(data: &'a [u8]) -> Result<T, LlmError> {
     serde_json::from_slice(data).map_err(|error| malformed(&format!("an event is not what it should be: {error}")))
 }
 
-fn malformed(reason: &str) -> LlmError {
+pub(super) fn malformed(reason: &str) -> LlmError {
     LlmError::Malformed { reason: reason.to_owned() }
 }

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::*;
+use crate::budget::price::Part;
+use crate::budget::{Terms, Unpinned};
 use crate::error::{Coded, Retry};
 use crate::llm::http::{Assemble, EVENT_FRAME_BYTES, endpoint, errors as transport, is_loopback};
 use crate::llm::sse::{Event, Parser};
-use crate::llm::{Charge, Effort, Message, Role, StopReason, SystemBlock, Thinking};
+use crate::llm::{Charge, Effort, Message, Role, StopReason, SystemBlock, Thinking, Told};
 use crate::protocol::Usage;
 
 const MODEL: &str = "claude-sonnet-5-5";
@@ -70,13 +72,15 @@ fn older_models_get_only_what_they_accept() {
     let text = body(&request("claude-haiku-4-5"));
     assert!(!text.contains("inference_geo") && !text.contains("output_config"), "{text}");
     assert!(text.contains("standard_only"));
+    let unpinned = |model| prepare(&request(model)).unwrap().worst_case.unpinned;
+    assert_eq!(unpinned("claude-haiku-4-5"), Unpinned { region: true, service_tier: false });
+    assert_eq!(unpinned(MODEL), Unpinned::default());
     for key in ["temperature", "top_p", "thinking", "tools"] {
         assert!(!text.contains(key) && !body(&request(MODEL)).contains(key), "{key}");
     }
     let bound = |model| LlmRequest { schema: Some(Arc::new(json!({}))), ..request(model) };
     assert!(body(&bound("claude-haiku-4-5")).contains(r#""output_config":{"format":"#));
-    let old =
-        r#"{"old": {"input": 1, "output": 1, "context": 9, "structured_output": false, "source": "t", "as_of": "t"}}"#;
+    let old = r#"{"old": {"input": 1, "output": 1, "context": 9, "structured_output": false, "source": "t", "as_of": "2026-11-21"}}"#;
     assert!(request::prepare(&bound("old"), &PriceTable::parse(old).unwrap()).is_err());
 }
 
@@ -130,7 +134,7 @@ fn read(reads: &[&[u8]]) -> Result<LlmReply, LlmError> {
 
 fn read_at_most(reads: &[&[u8]], max_bytes: usize) -> Result<LlmReply, LlmError> {
     let mut parser = Parser::new(max_bytes + EVENT_FRAME_BYTES);
-    let mut assembler = Assembler::new(MODEL, max_bytes);
+    let mut assembler = Assembler::new(max_bytes);
     for bytes in reads {
         parser.feed(bytes, |event: Event<'_>| assembler.take(event.data))?;
     }
@@ -187,12 +191,60 @@ fn stream(events: &[&str]) -> Result<LlmReply, LlmError> {
     read_at_most(&[text.as_bytes()], 100)
 }
 
+fn told(events: &[&str]) -> Told {
+    let mut assembler = Assembler::new(100);
+    for data in events {
+        drop(assembler.take(data.as_bytes()));
+    }
+    assembler.told()
+}
+
+#[test]
+fn case_17_and_18_everything_that_changes_the_price_is_handed_on_as_it_was_said() {
+    let names = |name: &str| std::collections::BTreeSet::from([name.to_owned()]);
+    let part = |model: Option<&str>, output| Part {
+        model: model.map(str::to_owned),
+        usage: Usage { input: 7, cache_write_5m: 2, output, ..Usage::default() },
+    };
+    let unreadable = Terms { is_unreadable: true, ..Terms::default() };
+    for (usage, expected) in [
+        (r#""input_tokens":10"#, Terms::default()),
+        (r#""inference_geo":"us""#, Terms { regions: names("us"), ..Terms::default() }),
+        (r#""service_tier":"priority""#, Terms { tiers: names("priority"), ..Terms::default() }),
+        (r#""speed":"fast""#, Terms { speeds: names("fast"), ..Terms::default() }),
+        (
+            r#""server_tool_use":{"web_search_requests":2,"other":null}"#,
+            Terms { uses: [("other".into(), 0), ("web_search_requests".into(), 2)].into(), ..Terms::default() },
+        ),
+        (r#""server_tool_use":{"web_search_requests":"two"}"#, unreadable.clone()),
+        (r#""server_tool_use":{"web_search_requests":-2}"#, unreadable.clone()),
+        (
+            r#""iterations":[{"type":"message","model":"a","input_tokens":7,"cache_creation_input_tokens":2,"output_tokens":3},{"input_tokens":7,"cache_creation":{"ephemeral_5m_input_tokens":2},"output_tokens":4,"inference_geo":"us"}]"#,
+            Terms { parts: vec![part(Some("a"), 3), part(None, 4)], regions: names("us"), ..Terms::default() },
+        ),
+        (r#""iterations":[]"#, Terms::default()),
+        (r#""iterations":null"#, Terms::default()),
+        (r#""iterations":[{"model":"x"}]"#, unreadable.clone()),
+        (r#""iterations":[{"model":7,"input_tokens":1,"output_tokens":1}]"#, unreadable.clone()),
+        (r#""iterations":{"model":"x"}"#, unreadable.clone()),
+        (r#""iterations":[{"input_tokens":-1,"output_tokens":1}]"#, unreadable.clone()),
+    ] {
+        let told = told(&[&start_with(usage), END]);
+        assert_eq!((told.model.as_deref(), &told.terms), (Some(MODEL), &expected), "{usage}");
+    }
+    let both = told(&[
+        &start_with(r#""inference_geo":"global""#),
+        &END.replace("\"output", "\"inference_geo\":\"us\",\"output"),
+    ]);
+    assert_eq!(both.terms.regions.len(), 2, "whichever was billed is among them: {both:?}");
+}
+
 fn start_with(usage: &str) -> String {
     format!(r#"{{"type":"message_start","message":{{"model":"{MODEL}","usage":{{{usage}}}}}}}"#)
 }
 
 #[test]
-fn case_13_and_17_usage_is_reported_only_if_the_plain_price_table_can_charge_it() {
+fn case_13_and_15_usage_is_reported_only_if_every_count_is_known() {
     let plain = Usage { input: 10, output: 5, ..Usage::default() };
     let writes = |cache_write_5m, cache_write_1h| Usage { cache_write_5m, cache_write_1h, ..plain };
     for (usage, expected) in [
@@ -207,11 +259,6 @@ fn case_13_and_17_usage_is_reported_only_if_the_plain_price_table_can_charge_it(
         (r#""input_tokens":10,"inference_geo":"not_available","service_tier":"standard""#, Some(plain)),
         (r#""input_tokens":10,"server_tool_use":{"web_search_requests":0}"#, Some(plain)),
         (r#""output_tokens":1"#, None),
-        (r#""input_tokens":10,"inference_geo":"us""#, None),
-        (r#""input_tokens":10,"service_tier":"priority""#, None),
-        (r#""input_tokens":10,"speed":"fast""#, None),
-        (r#""input_tokens":10,"iterations":[{"model":"x"}]"#, None),
-        (r#""input_tokens":10,"server_tool_use":{"web_search_requests":1}"#, None),
     ] {
         let reply = stream(&[&start_with(usage), END, STOP]).unwrap();
         assert_eq!(reply.usage, expected, "{usage}");
@@ -270,7 +317,7 @@ fn what_the_wire_format_does_not_allow_is_malformed() {
     }
     let broken = b"data: {\"type\":\"message_start\",\"message\":{\"model\":\"\xFF\"}}\n\n";
     assert!(matches!(read(&[broken]), Err(LlmError::Malformed { .. })));
-    let html = Assembler::new(MODEL, 10).ended(Some("text/html".into()));
+    let html = Assembler::new(10).ended(Some("text/html".into()));
     assert!(matches!(html, LlmError::Malformed { .. }), "{html}");
 }
 
@@ -284,7 +331,8 @@ fn an_error_inside_the_stream_cuts_it_and_keeps_the_known_input() {
         other => panic!("{other:?}"),
     }
     let elsewhere = START.replace(MODEL, "claude-opus-5");
-    assert!(matches!(stream(&[&elsewhere, error]), Err(LlmError::Cut { input: None, .. })));
+    assert!(matches!(stream(&[&elsewhere, error]), Err(LlmError::Cut { input: Some(_), .. })));
+    assert_eq!(told(&[&elsewhere, error]).model.as_deref(), Some("claude-opus-5"));
 }
 
 #[test]

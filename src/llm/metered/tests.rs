@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use super::*;
 use crate::backend::BackendError;
 use crate::budget::test_ledger::MemoryLedger;
+use crate::budget::{PriceTable, Terms};
 use crate::error::Retry;
-use crate::llm::{Effort, Message, Role, StopReason, Thinking};
+use crate::llm::{Effort, Message, Role, StopReason, Thinking, Told};
 use crate::protocol::{AgentType, InstanceId, JobId, TaskId};
 
 pub(super) const MODEL: &str = "claude-haiku-4-5";
@@ -37,9 +38,16 @@ pub(super) enum Counted {
 }
 
 pub(super) enum Step {
-    Reply { model: &'static str, usage: Option<Usage> },
-    Refuse { model: &'static str },
+    Reply {
+        model: &'static str,
+        usage: Option<Usage>,
+    },
+    Refuse {
+        model: &'static str,
+    },
     Fail(LlmError),
+    /// Says this about its price, then fails.
+    Tell(Told, LlmError),
     Hang,
 }
 
@@ -88,6 +96,10 @@ impl Provider for Script {
                 request_id: None,
             }),
             Step::Fail(error) => Err(error),
+            Step::Tell(told, error) => {
+                prepared.told.note(told);
+                Err(error)
+            }
             Step::Hang => {
                 cancel.cancelled().await;
                 Err(LlmError::Cancelled)
@@ -185,7 +197,7 @@ async fn a_reply_is_charged_by_its_reported_usage() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_18_another_model_in_the_reply_is_charged_by_the_dearer_price_and_an_unknown_one_in_full() {
+async fn case_18_another_model_in_the_reply_is_charged_by_the_dearer_price_and_an_unknown_one_stops_everything() {
     for (answered, expected) in [
         ("claude-haiku-4-5-20991231", Some(MODEL)),
         ("claude-opus-5", Some("claude-opus-5")),
@@ -194,10 +206,54 @@ async fn case_18_another_model_in_the_reply_is_charged_by_the_dearer_price_and_a
     ] {
         let bench = Bench::new(PLENTY, [reply(answered)]);
         let outcome = bench.call(4_000, 100).await;
-        let expected = expected.map_or(bench.worst(4_000), |model| bench.prices().charge(model, &USAGE).unwrap());
+        // What nobody has a price for may be more than was reserved.
+        let beyond = MicroUsd(bench.worst(4_000).0 + 1);
+        let is_known = expected.is_some();
+        let expected = expected.map_or(beyond, |model| bench.prices().charge(model, &USAGE).unwrap());
         assert_eq!(outcome.cost, expected, "{answered}");
         assert_eq!(bench.spent(), expected, "{answered}");
+        assert_eq!(bench.ledger.account().frozen, !is_known, "{answered}");
     }
+}
+
+/// A failure after a dearer model, or odd terms, had been told.
+async fn after_telling(told: Told, error: LlmError) -> (MicroUsd, bool, Bench) {
+    let bench = Bench::new(PLENTY, [Step::Tell(told, error)]);
+    let retry = RetryPolicy { attempts: 1, ..RetryPolicy::default() };
+    let metered = Metered { retry, ..bench.metered.clone() };
+    let outcome = metered.call(request(1_000), &context(), 100, &bench.cancel).await;
+    assert!(outcome.result.is_err());
+    (bench.spent(), bench.ledger.account().frozen, bench)
+}
+
+#[tokio::test(start_paused = true)]
+async fn case_08_and_18_however_a_call_ends_a_dearer_model_that_had_begun_to_answer_is_charged() {
+    let dearer = || Told { model: Some("claude-opus-5".into()), ..Told::default() };
+    let input = Usage { input: 400, ..Usage::default() };
+    let cut = |input| LlmError::Cut { reason: "r".into(), input };
+    // 400 tokens of input at 5, and 1,000 of output at 25.
+    let (spent, is_frozen, bench) = after_telling(dearer(), cut(Some(input))).await;
+    assert_eq!((spent, is_frozen), (MicroUsd(400 * 5 + 1_000 * 25), true));
+    assert!(spent > bench.worst(1_000));
+    let most =
+        WorstCaseInput { model: "claude-opus-5".into(), ..bench.script.prepare(&request(1_000)).unwrap().worst_case };
+    let most = bench.prices().worst_case(&most).unwrap();
+    for error in [
+        cut(None),
+        LlmError::Timeout { reason: "t".into() },
+        LlmError::Malformed { reason: "m".into() },
+        LlmError::Cancelled,
+    ] {
+        let what = error.to_string();
+        let (spent, is_frozen, _) = after_telling(dearer(), error).await;
+        assert_eq!((spent, is_frozen), (most, true), "{what}");
+    }
+    let cheaper = Told { model: Some("claude-haiku-5-5".into()), ..Told::default() };
+    let (spent, is_frozen, bench) = after_telling(cheaper, cut(None)).await;
+    assert_eq!((spent, is_frozen), (bench.worst(1_000), false));
+    let terms = Terms { speeds: ["ludicrous".to_owned()].into(), ..Terms::default() };
+    let (spent, is_frozen, bench) = after_telling(Told { model: None, terms }, cut(Some(input))).await;
+    assert_eq!((spent, is_frozen), (MicroUsd(bench.worst(1_000).0 + 1), true));
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{MaxTokensField, SchemaStyle, Style};
-use crate::budget::{PriceTable, WorstCaseInput};
+use crate::budget::{PriceTable, Unpinned, WorstCaseInput};
 use crate::llm::{Effort, LlmError, LlmRequest, Prepared, Role, Thinking, check};
 
 /// What the schema is called on the wire; servers demand a name and do nothing with it.
@@ -105,6 +105,8 @@ pub(super) fn prepare(request: &LlmRequest, style: Style, models: &PriceTable) -
     let worst_case = WorstCaseInput {
         messages,
         schema_bytes: schema.map_or(0, |schema| schema.get().len() as u64),
+        // This wire format has no region, and only OpenAI itself obeys a service tier.
+        unpinned: Unpinned { region: true, service_tier: !style.pins },
         ..WorstCaseInput::from_body(&request.model, &text, request.max_tokens)
     };
     Ok(Prepared::new(text, worst_case))

@@ -2,17 +2,20 @@
 //!
 //! Prompt tokens include the cached and the written ones here, so they are taken apart before anybody prices them. Usage
 //! counts as the total only when it came with or after the reason to stop; an earlier one is a running count, good for
-//! the input of a stream that is cut. Complete means that `[DONE]` arrived. Usage that this file cannot price exactly is
-//! reported as absent, so that it is charged by the reservation instead.
+//! the input of a stream that is cut. Complete means that `[DONE]` arrived. Usage that contradicts itself is reported as
+//! absent, so that it is charged by the reservation instead. A charge that the provider states is read to the last digit.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
+use super::cost::{self, BadCost};
 use super::errors::WireError;
+use crate::budget::Terms;
 use crate::llm::http::Assemble;
 use crate::llm::http::errors::short;
-use crate::llm::{LlmError, LlmReply, StopReason, is_same_model};
+use crate::llm::{LlmError, LlmReply, StopReason, Told};
 use crate::protocol::Usage;
 
 /// No counter is larger than this; a thousand contexts of a million tokens.
@@ -24,7 +27,8 @@ struct Chunk<'a> {
     model: Option<String>,
     #[serde(borrow, default)]
     choices: Vec<Choice<'a>>,
-    usage: Option<WireUsage>,
+    #[serde(borrow)]
+    usage: Option<WireUsage<'a>>,
     service_tier: Option<String>,
     error: Option<WireError>,
 }
@@ -48,11 +52,14 @@ struct Delta<'a> {
 }
 
 #[derive(Deserialize)]
-struct WireUsage {
+struct WireUsage<'a> {
     prompt_tokens: Option<u64>,
     completion_tokens: Option<u64>,
     total_tokens: Option<u64>,
     prompt_tokens_details: Option<PromptDetails>,
+    /// Dollars, as some providers state their charge.
+    #[serde(borrow)]
+    cost: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -61,7 +68,7 @@ struct PromptDetails {
     cache_write_tokens: Option<u64>,
 }
 
-impl WireUsage {
+impl WireUsage<'_> {
     /// By kind; `None` when a count is missing or they contradict one another. `writes`: tokens of unknown kind may have
     /// been written to the cache, which is dearer.
     fn split(&self, writes: bool) -> Option<Usage> {
@@ -99,7 +106,6 @@ enum Reported {
 /// Puts a reply together; take chunks in order until it is complete.
 #[derive(Debug)]
 pub(super) struct Assembler {
-    asked_model: String,
     /// The model writes its cache unasked.
     writes: bool,
     max_bytes: usize,
@@ -108,15 +114,15 @@ pub(super) struct Assembler {
     model: Option<String>,
     id: Option<String>,
     reported: Option<Reported>,
-    priced_otherwise: bool,
+    terms: Terms,
     stop: Option<StopReason>,
     complete: bool,
 }
 
 impl Assembler {
-    pub(super) fn new(asked_model: &str, writes: bool, max_bytes: usize) -> Self {
+    /// `states_charge`: the cost that usage states is all that this endpoint charges.
+    pub(super) fn new(writes: bool, states_charge: bool, max_bytes: usize) -> Self {
         Self {
-            asked_model: asked_model.to_owned(),
             writes,
             max_bytes,
             text: String::new(),
@@ -124,7 +130,7 @@ impl Assembler {
             model: None,
             id: None,
             reported: None,
-            priced_otherwise: false,
+            terms: Terms { is_charge: states_charge, ..Terms::default() },
             stop: None,
             complete: false,
         }
@@ -153,8 +159,20 @@ impl Assembler {
         Ok(())
     }
 
-    fn usage(&mut self, usage: &WireUsage) {
-        self.reported = match (usage.split(self.writes), &self.stop) {
+    fn usage(&mut self, usage: &WireUsage<'_>) {
+        let stated = usage.cost.map(|cost| cost::micro_dollars(cost.get())).transpose();
+        let tokens = match &stated {
+            Ok(cost) => {
+                self.terms.stated = self.terms.stated.max(*cost);
+                usage.split(self.writes)
+            }
+            // A charge that is none leaves nothing to go by; one beyond all measure may be beyond the reservation, too.
+            Err(bad) => {
+                self.terms.is_unreadable |= *bad == BadCost::Beyond;
+                None
+            }
+        };
+        self.reported = match (tokens, &self.stop) {
             (Some(usage), Some(_)) => Some(Reported::Total(usage)),
             (Some(usage), None) => Some(Reported::Running(usage)),
             // What cannot be read takes back what was known: it would be charged by a count that was not the last.
@@ -182,7 +200,9 @@ impl Assemble for Assembler {
             self.model = Some(short(&model));
         }
         self.id = self.id.take().or(chunk.id.as_deref().map(short));
-        self.priced_otherwise |= chunk.service_tier.is_some_and(|tier| tier != "default" && tier != "standard");
+        if let Some(tier) = chunk.service_tier.filter(|tier| !tier.is_empty()) {
+            self.terms.tiers.insert(short(&tier));
+        }
         for choice in &chunk.choices {
             self.choice(choice)?;
         }
@@ -196,14 +216,17 @@ impl Assemble for Assembler {
         self.id.is_some() || self.model.is_some()
     }
 
+    fn told(&self) -> Told {
+        Told { model: self.model.clone(), terms: self.terms.clone() }
+    }
+
     fn is_complete(&self) -> bool {
         self.complete
     }
 
     fn cut(&self, reason: String) -> LlmError {
-        let is_asked = self.model.as_ref().is_some_and(|model| is_same_model(&self.asked_model, model));
-        let input = self.reported.filter(|_| is_asked && !self.priced_otherwise);
-        let input = input.map(|(Reported::Running(usage) | Reported::Total(usage))| Usage { output: 0, ..usage });
+        let input =
+            self.reported.map(|(Reported::Running(usage) | Reported::Total(usage))| Usage { output: 0, ..usage });
         LlmError::Cut { reason, input }
     }
 
@@ -220,7 +243,7 @@ impl Assemble for Assembler {
             return Err(malformed("it does not say which model answered and why it stopped"));
         };
         let usage = match self.reported {
-            Some(Reported::Total(usage)) if !self.priced_otherwise => Some(usage),
+            Some(Reported::Total(usage)) => Some(usage),
             _ => None,
         };
         let stop = if self.refusal { StopReason::Refusal(None) } else { stop };

@@ -10,8 +10,8 @@ use super::*;
 use crate::error::{Coded, Retry};
 use crate::llm::http::{Assemble, EVENT_FRAME_BYTES};
 use crate::llm::sse::{Event, Parser};
-use crate::llm::{Charge, StopReason, SystemBlock, Thinking};
-use crate::protocol::Usage;
+use crate::llm::{Charge, StopReason, SystemBlock, Thinking, Told};
+use crate::protocol::{MicroUsd, Usage};
 
 const MODEL: &str = "gpt-6.1-sol";
 
@@ -123,14 +123,21 @@ fn captured() -> String {
 }
 
 fn read(bytes: &[u8], writes: bool) -> Result<LlmReply, LlmError> {
+    read_and_told(bytes, writes).0
+}
+
+/// What became of the stream, and what it said about its price.
+fn read_and_told(bytes: &[u8], writes: bool) -> (Result<LlmReply, LlmError>, Told) {
     let mut parser = Parser::new(1_000 + EVENT_FRAME_BYTES);
-    let mut assembler = Assembler::new(MODEL, writes, 1_000);
-    parser.feed(bytes, |event: Event<'_>| assembler.take(event.data))?;
-    if assembler.is_complete() {
-        assembler.finish(None)
-    } else {
-        Err(assembler.ended(Some("text/event-stream".into())))
+    let mut assembler = Assembler::new(writes, true, 1_000);
+    let fed = parser.feed(bytes, |event: Event<'_>| assembler.take(event.data));
+    let told = assembler.told();
+    if let Err(error) = fed {
+        return (Err(error), told);
     }
+    let ended = "text/event-stream".to_owned();
+    let result = if assembler.is_complete() { assembler.finish(None) } else { Err(assembler.ended(Some(ended))) };
+    (result, told)
 }
 
 #[test]
@@ -198,11 +205,38 @@ fn case_15_usage_counts_only_if_it_can_be_priced_exactly() {
         (r#","usage":{"prompt_tokens":10}"#, None),
         (r#","usage":{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":11}}"#, None),
         (r#","usage":{"prompt_tokens":18446744073709551615,"completion_tokens":5}"#, None),
-        (r#","usage":{"prompt_tokens":10,"completion_tokens":5},"service_tier":"priority""#, None),
+        (r#","usage":{"prompt_tokens":10,"completion_tokens":5,"cost":0.1}"#, Some(plain)),
+        (r#","usage":{"prompt_tokens":10,"completion_tokens":5,"cost":null}"#, Some(plain)),
+        (r#","usage":{"prompt_tokens":10,"completion_tokens":5,"cost":-0.1}"#, None),
+        (r#","usage":{"prompt_tokens":10,"completion_tokens":5,"cost":"0.1"}"#, None),
+        (r#","usage":{"prompt_tokens":10,"completion_tokens":5,"cost":1e99}"#, None),
         (r#","usage":null"#, None),
         ("", None),
     ] {
         assert_eq!(ending("\"stop\"", usage).unwrap().usage, expected, "{usage}");
+    }
+}
+
+#[test]
+fn case_17_and_18_who_answers_on_which_terms_is_told_even_when_the_stream_is_cut() {
+    let start = "data: {\"model\":\"gpt-6.2-astra\",\"service_tier\":\"priority\",\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
+    let cost = |cost: &str| {
+        format!(
+            "data: {{\"choices\":[],\"usage\":{{\"prompt_tokens\":1,\"completion_tokens\":1,\"cost\":{cost}}}}}\n\n"
+        )
+    };
+    let (result, told) = read_and_told(start.as_bytes(), false);
+    assert!(matches!(result, Err(LlmError::Cut { input: None, .. })), "{result:?}");
+    assert_eq!(told.model.as_deref(), Some("gpt-6.2-astra"));
+    assert!(told.terms.tiers.contains("priority") && told.terms.stated.is_none(), "{told:?}");
+    let (_, told) = read_and_told(format!("{start}{}{}", cost("4.75"), cost("0.5")).as_bytes(), false);
+    assert_eq!((told.terms.stated, told.terms.is_charge), (Some(MicroUsd(4_750_000)), true), "the highest counts");
+    let (_, told) = read_and_told(cost("1e99").as_bytes(), false);
+    assert!(told.terms.is_unreadable, "it may be more than was reserved");
+    for (preset, states_charge) in [(Preset::OpenRouter, true), (Preset::OpenAi, false), (Preset::Vllm, false)] {
+        assert_eq!(preset.style().states_charge, states_charge, "{preset:?}");
+        let prepared = prepare(&request(MODEL), preset.style()).unwrap();
+        assert_eq!(prepared.worst_case.unpinned.service_tier, preset != Preset::OpenAi, "{preset:?}");
     }
 }
 
@@ -232,7 +266,7 @@ fn what_the_wire_format_does_not_allow_is_malformed() {
         let error = read(wrong.as_bytes(), false).unwrap_err();
         assert!(matches!(error, LlmError::Malformed { .. }), "{error}");
     }
-    let page = Assembler::new(MODEL, false, 10).ended(Some("application/json".into()));
+    let page = Assembler::new(false, false, 10).ended(Some("application/json".into()));
     assert!(matches!(page, LlmError::Malformed { .. }), "{page}");
 }
 
