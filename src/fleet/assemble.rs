@@ -74,6 +74,7 @@ impl Parts {
                     bill_path: replay.bill.clone(),
                     latency: Latency::Fixed(replay.latency),
                     prices: Some(Arc::clone(&prices)),
+                    own_prices: providers::own_prices(settings, base)?,
                     ..FakeOptions::default()
                 };
                 Some(FakeServer::start(Script::load(&replay.script)?, options).await?)

@@ -26,15 +26,10 @@ pub(super) const PLAIN: &str = "anthropic";
 /// [`FleetError::PricesFile`] when `llm.prices_file` cannot be used.
 pub fn prices(settings: &Settings, base: &Path) -> Result<PriceTable, FleetError> {
     let mut prices = PriceTable::builtin()?;
-    if !settings.llm.prices_file.is_empty() {
+    if let Some(text) = own_prices(settings, base)? {
         let path = base.join(&settings.llm.prices_file);
-        let fault = |why: String| FleetError::PricesFile { path: path.clone(), why };
-        let size = std::fs::metadata(&path).map_err(|error| fault(error.to_string()))?.len();
-        if size > crate::budget::price::MAX_TABLE_BYTES as u64 {
-            return Err(fault(format!("it has {size} bytes")));
-        }
-        let text = std::fs::read_to_string(&path).map_err(|error| fault(error.to_string()))?;
-        let own = PriceTable::parse(&text).map_err(|error| fault(crate::error::report(&error)))?;
+        let own =
+            PriceTable::parse(&text).map_err(|error| FleetError::PricesFile { path, why: with_causes(&error) })?;
         prices = prices.merged(own);
     }
     for name in names(settings) {
@@ -50,6 +45,29 @@ pub fn prices(settings: &Settings, base: &Path) -> Result<PriceTable, FleetError
         prices = prices.with_endpoint(name, rule);
     }
     Ok(prices)
+}
+
+/// The text of the user's own price file, if there is one.
+///
+/// # Errors
+/// [`FleetError::PricesFile`] when it cannot be read.
+pub(super) fn own_prices(settings: &Settings, base: &Path) -> Result<Option<String>, FleetError> {
+    if settings.llm.prices_file.is_empty() {
+        return Ok(None);
+    }
+    let path = base.join(&settings.llm.prices_file);
+    let fault = |why: String| FleetError::PricesFile { path: path.clone(), why };
+    let size = std::fs::metadata(&path).map_err(|error| fault(error.to_string()))?.len();
+    if size > crate::budget::price::MAX_TABLE_BYTES as u64 {
+        return Err(fault(format!("it has {size} bytes")));
+    }
+    std::fs::read_to_string(&path).map(Some).map_err(|error| fault(error.to_string()))
+}
+
+/// An error and what caused it in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// The one name of a model that the configuration names.

@@ -284,3 +284,22 @@ async fn a_recording_that_cannot_be_used_is_named_with_its_lines() {
         assert_traceless(&sandbox);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_price_file_that_cannot_be_right_is_refused_with_one_error_and_one_remedy() {
+    let sandbox = sandbox();
+    let model = r#"{"input": 1, "output": 1, "context": 9, "source": "t", "as_of": "2026-11-21"}"#;
+    for (prices, part) in [
+        (format!("{{\"m\": {model}, \"m\": {model}}}"), "\"m\" is listed twice"),
+        (format!("{{\"m\": {}}}", model.replace("2026-11-21", "soon")), "as_of is no day: \"soon\""),
+        ("{".to_owned(), "the price table cannot be read: EOF"),
+    ] {
+        sandbox.write("prices.json", prices);
+        sandbox.write("codeswarm.toml", "[llm]\nprices_file = \"prices.json\"\n");
+        let ran = sandbox.run_job(&["--replay", "replay.jsonl"], &[]).await;
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.stderr.contains("CS-FLEET-005") && ran.stderr.contains(part), "{part}: {ran:?}");
+        assert_eq!((ran.stderr.matches("error[").count(), ran.stderr.matches("remedy:").count()), (1, 1), "{ran:?}");
+        assert_traceless(&sandbox);
+    }
+}

@@ -14,6 +14,7 @@ mod crash;
 mod distributed;
 mod dialects;
 mod examples;
+mod fake_claude;
 mod fault_table;
 mod faults;
 mod golden;

@@ -307,7 +307,7 @@ async fn an_output_disk_that_is_full_keeps_what_is_paid_for_and_goes_on_when_the
     assert_eq!(lines.last(), Some(&"10"), "{ran:?}");
     assert!(!ran.stdout.lines().any(|line| line.starts_with("out/")), "a file was written in part: {ran:?}");
     assert_eq!(
-        Bill::load(&sandbox.at("bill.jsonl")).unwrap().keys.values().max(),
+        Bill::load(&sandbox.at("bill.jsonl")).unwrap().calls_by_key().values().max(),
         Some(&1),
         "something was paid for twice"
     );

@@ -4,8 +4,8 @@
 //! first byte of it leaves.
 
 use std::borrow::Cow;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode};
@@ -17,19 +17,41 @@ use super::Fault;
 use super::bill::BillEntry;
 use super::cache::PromptCache;
 use super::chat;
-use super::deliver;
+use super::deliver::{self, Way};
 use super::dialect::{ApiError, Dialect};
 use super::generate;
 use super::latency::Pace;
 use super::limits::Running;
+use super::line::Breaker;
+use super::pricer::Extras;
 use super::request::{self, Request};
 use super::script::{Reply, Stop};
 use super::server::Shared;
 use super::wire::Outgoing;
-use crate::protocol::Usage;
+use crate::budget::ModelPrice;
+use crate::protocol::{MicroUsd, Usage};
 
 /// Text of [`Fault::Huge`], in bytes.
 const HUGE_BYTES: usize = 5_000_000;
+
+/// The model that answers instead of the one that was asked in the Messages API.
+const DEARER_MODEL: &str = "claude-fable-5-1";
+/// What [`Fault::DearCost`] states.
+const DEAR_COST: MicroUsd = MicroUsd(4_750_000);
+/// How often [`Fault::WebSearches`] searched.
+const SEARCHES: u64 = 20;
+
+/// Faults that decide what is in a reply.
+const SHAPES: [Fault; 8] = [
+    Fault::Huge,
+    Fault::ThinkingOnly,
+    Fault::ToolCut,
+    Fault::EmptyEndTurn,
+    Fault::MaxTokens,
+    Fault::Refusal,
+    Fault::RefusalBefore,
+    Fault::UsageOverBound,
+];
 
 /// One request as it arrived.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +61,7 @@ pub(super) struct Arrived<'a> {
     pub(super) endpoint: Option<&'a str>,
     pub(super) number: u64,
     pub(super) request_id: &'a str,
+    pub(super) breaker: &'a Breaker,
 }
 
 impl Shared {
@@ -83,15 +106,15 @@ impl Shared {
             }
             None => return Err(ApiError::invalid(format!("the script has no reply for {:?}", request.key))),
         };
-        let is_late = reply.fault == Some(Fault::LateHeaders);
-        let is_told = request.stream && reply.fault.is_none_or(Fault::is_told);
+        let is_late = reply.faults.has(Fault::LateHeaders);
+        let is_told = request.stream && reply.faults.iter().all(Fault::is_told);
         // What is not told bit by bit comes whole, at the end of its time.
         let first_percent = if is_told { self.first_byte_percent } else { 100 };
         let pace = Pace::new(reply.delay + self.latency.sample(&key, nth), first_percent);
         if !is_late {
             self.wait(pace.begins()).await?;
         }
-        if let Some(fault) = reply.fault.filter(|fault| fault.is_status() && !fault.is_billed()) {
+        if let Some(fault) = reply.faults.status().filter(|fault| !fault.is_billed()) {
             return Ok(deliver::status(request.dialect, fault, reply, arrived.request_id));
         }
         self.lock_cache().insert(&request.prefixes);
@@ -99,22 +122,24 @@ impl Shared {
             true => reply.text.replace(&*reply.mark, &request.id).into(),
             false => (&*reply.text).into(),
         };
-        let outgoing = compose(arrived.number, &request, reply, &text, prompt);
-        if reply.fault.is_none_or(Fault::is_billed) {
-            self.charge(&key, &request, &outgoing)?;
+        let mut outgoing = compose(arrived.number, &request, reply, &text, prompt);
+        let cost_micros = self.cost(&request, &mut outgoing)?;
+        if reply.faults.is_billed() {
+            let entry =
+                BillEntry { key: key.clone(), model: request.priced.clone(), usage: outgoing.usage, cost_micros };
+            self.bill.add(&entry).map_err(|error| deliver::internal(&error))?;
         }
         self.limiter.generated(outgoing.usage.output);
         self.wait(pace.begins()).await?;
-        let response = match reply.fault {
-            Some(fault) if fault.is_status() => deliver::status(request.dialect, fault, reply, arrived.request_id),
-            Some(Fault::StallBeforeHeaders) => {
-                self.stopped.cancelled().await;
-                return Err(deliver::stopping());
-            }
-            _ if request.stream => {
-                deliver::events(request.dialect, &outgoing, arrived.request_id, &pace, &self.stopped)
-            }
-            _ => deliver::document(request.dialect, &outgoing, arrived.request_id, &self.stopped),
+        if reply.faults.has(Fault::StallBeforeHeaders) {
+            self.stopped.cancelled().await;
+            return Err(deliver::stopping());
+        }
+        let way = Way { breaker: arrived.breaker, stopped: &self.stopped };
+        let response = match reply.faults.status() {
+            Some(fault) => deliver::status(request.dialect, fault, reply, arrived.request_id),
+            None if request.stream => deliver::events(request.dialect, &outgoing, arrived.request_id, &pace, &way),
+            None => deliver::document(request.dialect, &outgoing, arrived.request_id, &way),
         };
         Ok(if self.is_limited && response.status() == StatusCode::OK {
             until_read(response, running)
@@ -133,14 +158,30 @@ impl Shared {
         }
     }
 
-    fn charge(&self, key: &Arc<str>, request: &Request, outgoing: &Outgoing<'_>) -> Result<(), ApiError> {
-        let cost = |model: &str| self.prices.charge(model, &outgoing.usage).map_err(|error| deliver::internal(&error));
-        let mut cost_micros = cost(&request.priced)?;
-        if outgoing.model != request.model {
-            cost_micros = cost_micros.max(cost(outgoing.model)?);
+    /// What the call costs, by the server's own arithmetic, the dearer one of the models that were asked and that answered.
+    fn cost(&self, request: &Request, outgoing: &mut Outgoing<'_>) -> Result<MicroUsd, ApiError> {
+        if self.prices.get(&request.priced).is_some_and(ModelPrice::is_free) {
+            return Ok(MicroUsd::ZERO);
         }
-        let entry = BillEntry { key: key.clone(), model: request.priced.clone(), usage: outgoing.usage, cost_micros };
-        self.bill.add(&entry).map_err(|error| deliver::internal(&error))
+        let now = self.clock.now();
+        let bill = |model: &str| self.pricer.bill(model, &outgoing.usage, outgoing.extras, now);
+        let unpriced = || ApiError::unknown_model(&request.priced);
+        let mut cost = bill(&request.priced).ok_or_else(unpriced)?;
+        if outgoing.model != request.model {
+            // Nobody knows what a model costs that has no price; it is billed as the one that was asked.
+            cost = cost.max(bill(outgoing.model).unwrap_or_default());
+        }
+        let parts = outgoing.parts.iter();
+        let parts = parts.filter_map(|(model, usage)| self.pricer.pico(model, usage, outgoing.extras, now));
+        cost = cost.max(MicroUsd(u64::try_from(parts.sum::<u128>().div_ceil(1_000_000)).unwrap_or(u64::MAX)));
+        if request.dialect == Dialect::OpenAi {
+            if outgoing.faults.has(Fault::DearCost) {
+                cost = cost.max(DEAR_COST);
+            }
+            let states = request.states_cost || outgoing.faults.among(&[Fault::DearCost, Fault::OddCost]).is_some();
+            outgoing.stated = states.then_some(cost);
+        }
+        Ok(cost)
     }
 
     fn lock_cache(&self) -> std::sync::MutexGuard<'_, PromptCache> {
@@ -165,7 +206,8 @@ fn compose<'a>(number: u64, request: &'a Request, reply: &Reply, text: &'a str, 
     // 3.5 bytes a token.
     let wanted = reply.output_tokens.unwrap_or_else(|| thought + (length * 2).div_ceil(7)).max(thought).max(1);
     let most = request.max_tokens;
-    let (text, thinking_tokens, output, stop) = match reply.fault {
+    let faults = reply.faults;
+    let (text, thinking_tokens, output, stop) = match faults.among(&SHAPES) {
         Some(Fault::Huge) => (huge_text(), thought.min(most), most, reply.stop),
         Some(Fault::ThinkingOnly) => ("", most, most, Stop::MaxTokens),
         Some(Fault::ToolCut) => ("", thought.min(most), most, Stop::MaxTokens),
@@ -180,13 +222,32 @@ fn compose<'a>(number: u64, request: &'a Request, reply: &Reply, text: &'a str, 
         }
         _ => (text, thought, wanted, reply.stop),
     };
-    let usage = if reply.fault == Some(Fault::ZeroUsage) { Usage::default() } else { Usage { output, ..prompt } };
-    let model = match (reply.fault, request.dialect) {
-        (Some(Fault::OtherModel), Dialect::Anthropic) => "claude-fable-5-1",
-        (Some(Fault::OtherModel), Dialect::OpenAi) => "gpt-6.2-astra",
-        _ => &request.model,
+    let usage = if faults.has(Fault::ZeroUsage) { Usage::default() } else { Usage { output, ..prompt } };
+    let is_anthropic = request.dialect == Dialect::Anthropic;
+    let model = match faults.among(&[Fault::OtherModel, Fault::UnknownModel]) {
+        Some(Fault::OtherModel) if is_anthropic => DEARER_MODEL,
+        Some(Fault::OtherModel) => "gpt-6.2-astra",
+        Some(_) => "model-without-a-price",
+        None => &request.model,
     };
-    let tells = reply.fault != Some(Fault::NoUsage) && (request.wants_usage || !request.stream);
+    let extras = Extras {
+        region: (is_anthropic && faults.has(Fault::UsRegion)).then_some("us"),
+        tier: match faults.among(&[Fault::PriorityTier, Fault::UnknownTier]) {
+            Some(Fault::PriorityTier) => Some("priority"),
+            Some(_) => Some("lunar"),
+            None => None,
+        },
+        is_fast: is_anthropic && faults.has(Fault::FastMode),
+        searches: if is_anthropic && faults.has(Fault::WebSearches) { SEARCHES } else { 0 },
+    };
+    let parts = match faults.among(&[Fault::Iterations, Fault::OddIterations]).filter(|_| is_anthropic) {
+        Some(Fault::Iterations) => {
+            vec![(DEARER_MODEL, usage), (DEARER_MODEL, Usage { output: usage.output / 2, ..usage })]
+        }
+        Some(_) => vec![(DEARER_MODEL, Usage { input: 1, output: 1, ..Usage::default() })],
+        None => Vec::new(),
+    };
+    let tells = !faults.has(Fault::NoUsage) && (request.wants_usage || !request.stream);
     Outgoing {
         number,
         model,
@@ -196,7 +257,10 @@ fn compose<'a>(number: u64, request: &'a Request, reply: &Reply, text: &'a str, 
         usage,
         reports_usage: tells,
         running_usage: request.wants_running_usage,
-        fault: reply.fault,
+        faults,
+        extras,
+        parts,
+        stated: None,
     }
 }
 

@@ -39,8 +39,30 @@ pub struct Bill {
     pub usage: Usage,
     /// What they cost.
     pub cost_micros: MicroUsd,
-    /// Billed calls by request key.
-    pub keys: BTreeMap<Arc<str>, u64>,
+    /// The same by request key.
+    pub keys: BTreeMap<Arc<str>, Tally>,
+    /// The same by the model that was asked.
+    pub models: BTreeMap<String, Tally>,
+}
+
+/// What some calls cost together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tally {
+    /// Billed calls.
+    pub calls: u64,
+    /// Tokens by kind.
+    pub usage: Usage,
+    /// What they cost.
+    pub cost_micros: MicroUsd,
+}
+
+impl Tally {
+    fn add(&mut self, entry: &BillEntry) {
+        self.calls += 1;
+        self.usage = self.usage.plus(entry.usage);
+        self.cost_micros = self.cost_micros.saturating_add(entry.cost_micros);
+    }
 }
 
 impl Bill {
@@ -49,18 +71,23 @@ impl Bill {
         self.calls += 1;
         self.usage = self.usage.plus(entry.usage);
         self.cost_micros = self.cost_micros.saturating_add(entry.cost_micros);
-        match self.keys.get_mut(&entry.key) {
-            Some(calls) => *calls += 1,
-            None => {
-                self.keys.insert(entry.key.clone(), 1);
-            }
+        self.keys.entry(entry.key.clone()).or_default().add(entry);
+        match self.models.get_mut(&entry.model) {
+            Some(tally) => tally.add(entry),
+            None => self.models.entry(entry.model.clone()).or_default().add(entry),
         }
     }
 
     /// How often `key` was billed.
     #[must_use]
     pub fn calls_of(&self, key: &str) -> u64 {
-        self.keys.get(key).copied().unwrap_or(0)
+        self.keys.get(key).map_or(0, |tally| tally.calls)
+    }
+
+    /// How often every key was billed.
+    #[must_use]
+    pub fn calls_by_key(&self) -> BTreeMap<Arc<str>, u64> {
+        self.keys.iter().map(|(key, tally)| (key.clone(), tally.calls)).collect()
     }
 
     /// Sums up a log, whoever wrote it.
@@ -169,6 +196,9 @@ mod tests {
         let bill = BillKeeper::open(Some(&path)).expect("opens").snapshot();
         assert_eq!((bill.calls, bill.usage.output, bill.cost_micros), (3, 15, MicroUsd(30)));
         assert_eq!((bill.calls_of("plan"), bill.calls_of("file a"), bill.calls_of("file b")), (2, 1, 0));
+        let plan = bill.keys["plan"];
+        assert_eq!((plan.calls, plan.usage.output, plan.cost_micros), (2, 10, MicroUsd(20)));
+        assert_eq!(bill.models["m"], Tally { calls: 3, usage: bill.usage, cost_micros: MicroUsd(30) });
         let json = serde_json::to_string(&bill).expect("serializes");
         assert_eq!(serde_json::from_str::<Bill>(&json).expect("reads"), bill);
     }

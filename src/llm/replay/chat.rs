@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::cache::Prefix;
 use super::dialect::{ApiError, Dialect};
-use super::request::{CacheTtl, Request, bytes, priced, request_key};
+use super::request::{CacheTtl, Request, bytes, check_sampling, priced, request_key};
 use crate::budget::PriceTable;
 
 /// What a model writes when nobody caps it and it has no limit of its own, in tokens.
@@ -34,10 +34,8 @@ struct Body {
     _service_tier: Option<IgnoredAny>,
     #[serde(rename = "store")]
     _store: Option<IgnoredAny>,
-    #[serde(rename = "temperature")]
-    _temperature: Option<IgnoredAny>,
-    #[serde(rename = "top_p")]
-    _top_p: Option<IgnoredAny>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
     #[serde(rename = "stop")]
     _stop: Option<IgnoredAny>,
     #[serde(rename = "seed")]
@@ -115,6 +113,7 @@ pub(super) fn parse(body: &[u8], endpoint: Option<&str>, prices: &PriceTable) ->
     if body.n.is_some_and(|n| n != 1) {
         return Err(ApiError::invalid("n: this server answers with one choice"));
     }
+    check_sampling(price, [("temperature", body.temperature), ("top_p", body.top_p)])?;
     if body.reasoning_effort.is_some() && price.effort == Some(false) {
         return Err(ApiError::invalid("Unsupported parameter: 'reasoning_effort' is not supported with this model."));
     }
@@ -156,6 +155,7 @@ pub(super) fn parse(body: &[u8], endpoint: Option<&str>, prices: &PriceTable) ->
         id: id.to_owned(),
         prompt_bytes,
         prefixes,
+        states_cost: endpoint == Some("openrouter"),
         model,
     })
 }

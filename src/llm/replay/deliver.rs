@@ -15,12 +15,13 @@ use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Fault;
 use super::dialect::{ApiError, Dialect};
 use super::latency::Pace;
+use super::line::Breaker;
 use super::script::Reply;
 use super::wire::{Events, Outgoing};
 use super::wire_chat::Chat;
+use super::{Fault, Faults};
 
 /// What a proxy in front of the API says to a body that is too large, and when nobody is behind it.
 const HTML_413: &str = include_str!("page_413.html");
@@ -28,6 +29,17 @@ const HTML_503: &str = include_str!("page_503.html");
 
 /// Pieces in which a body arrives that is cut into as many as possible, in bytes; a prime, to hit every place.
 const SMALL_PIECE: usize = 7;
+
+/// How much of a reply that is cut is in the chunk in which the connection breaks, in bytes.
+const CUT_PIECE: usize = 30;
+
+/// The way to the client.
+pub(super) struct Way<'a> {
+    /// Breaks the connection.
+    pub(super) breaker: &'a Breaker,
+    /// Tells that the server stops.
+    pub(super) stopped: &'a CancellationToken,
+}
 
 /// A piece of a body, and when it leaves unless at once.
 type Piece = (Option<Instant>, Bytes);
@@ -46,16 +58,16 @@ pub(super) fn events(
     outgoing: &Outgoing<'_>,
     request_id: &str,
     pace: &Pace,
-    stopped: &CancellationToken,
+    way: &Way<'_>,
 ) -> Response {
     let events = match dialect {
         Dialect::Anthropic => outgoing.events(),
         Dialect::OpenAi => Chat::of(outgoing).events(),
     };
-    let (bytes, begun, end) = shape(dialect, events, outgoing.fault);
-    let is_small = outgoing.fault == Some(Fault::Utf8Split);
+    let (bytes, begun, end) = shape(dialect, events, outgoing.faults);
+    let is_small = outgoing.faults.has(Fault::Utf8Split);
     let pieces = over_time(bytes.into(), begun, &pace.steps(), is_small);
-    response(dialect, "text/event-stream; charset=utf-8", pieces, end, request_id, stopped)
+    response(dialect, "text/event-stream; charset=utf-8", pieces, end, request_id, way)
 }
 
 /// The pieces of a stream: its beginning and what comes at each of `steps`; all of it at once when there are none.
@@ -84,7 +96,7 @@ fn at_once(pieces: Vec<Bytes>) -> Vec<Piece> {
 }
 
 /// What the fault makes of a whole stream, and where its first event ends then.
-fn shape(dialect: Dialect, events: Events, fault: Option<Fault>) -> (Vec<u8>, usize, End) {
+fn shape(dialect: Dialect, events: Events, faults: Faults) -> (Vec<u8>, usize, End) {
     let (mut bytes, mut begun) = (events.bytes, events.begun);
     // The first event ends with a whole line, so that nothing to replace lies across its end.
     let mut replace = |bytes: &mut Vec<u8>, old: &[u8], new: &[u8]| {
@@ -94,36 +106,41 @@ fn shape(dialect: Dialect, events: Events, fault: Option<Fault>) -> (Vec<u8>, us
         *bytes = [first, rest].concat();
     };
     let mut end = End::Clean;
-    match fault {
+    // From the end to the beginning, so that the places remembered are still right.
+    match faults.among(&[Fault::StallMidStream, Fault::CutMidStream, Fault::EofBeforeStop, Fault::ErrorEvent]) {
         Some(Fault::StallMidStream) => {
             bytes.truncate(events.half);
             end = End::Stall;
         }
         Some(Fault::CutMidStream) => {
             // Some way into the next event, so that the cut is not at a boundary.
-            bytes.truncate((events.half + 30).min(events.before_stop));
+            bytes.truncate((events.half + CUT_PIECE).min(events.before_stop));
             end = End::Cut;
         }
         Some(Fault::EofBeforeStop) => bytes.truncate(events.before_stop),
-        Some(Fault::ErrorEvent) => {
+        Some(_) => {
             bytes.truncate(events.half);
             let error = ApiError::new(overloaded(), "overloaded_error", "Overloaded");
             bytes.extend_from_slice(&dialect.error_event(&error));
         }
-        Some(Fault::Crlf) => replace(&mut bytes, b"\n", b"\r\n"),
-        Some(Fault::Padded) => replace(&mut bytes, b"}\n", format!("}}{}\n", " ".repeat(200)).as_bytes()),
-        Some(Fault::UnknownEvent) => {
-            let unknown: &[u8] = match dialect {
-                Dialect::Anthropic => {
-                    b": a comment\n\nevent: brand_new\ndata: {\"type\":\"brand_new\",\"index\":{\"not\":\"a number\"}}\n\n"
-                }
-                Dialect::OpenAi => {
-                    b": OPENROUTER PROCESSING\n\ndata: {\"object\":\"brand.new\",\"choices\":[],\"obfuscation\":\"x\"}\n\n"
-                }
-            };
-            bytes.splice(events.half..events.half, unknown.iter().copied());
-        }
-        _ => {}
+        None => {}
+    }
+    if faults.has(Fault::UnknownEvent) {
+        let unknown: &[u8] = match dialect {
+            Dialect::Anthropic => {
+                b": a comment\n\nevent: brand_new\ndata: {\"type\":\"brand_new\",\"index\":{\"not\":\"a number\"}}\n\n"
+            }
+            Dialect::OpenAi => {
+                b": OPENROUTER PROCESSING\n\ndata: {\"object\":\"brand.new\",\"choices\":[],\"obfuscation\":\"x\"}\n\n"
+            }
+        };
+        bytes.splice(events.half..events.half, unknown.iter().copied());
+    }
+    if faults.has(Fault::Padded) {
+        replace(&mut bytes, b"}\n", format!("}}{}\n", " ".repeat(200)).as_bytes());
+    }
+    if faults.has(Fault::Crlf) {
+        replace(&mut bytes, b"\n", b"\r\n");
     }
     (bytes, begun, end)
 }
@@ -144,25 +161,22 @@ fn replaced(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
 }
 
 /// A reply that was not asked to be streamed; what strikes a stream in its middle strikes the document there.
-pub(super) fn document(
-    dialect: Dialect,
-    outgoing: &Outgoing<'_>,
-    request_id: &str,
-    stopped: &CancellationToken,
-) -> Response {
+pub(super) fn document(dialect: Dialect, outgoing: &Outgoing<'_>, request_id: &str, way: &Way<'_>) -> Response {
     let mut bytes = match dialect {
         Dialect::Anthropic => outgoing.json(),
         Dialect::OpenAi => Chat::of(outgoing).json(),
     };
-    let end = match outgoing.fault {
+    let struck =
+        outgoing.faults.among(&[Fault::StallMidStream, Fault::CutMidStream, Fault::EofBeforeStop, Fault::ErrorEvent]);
+    let end = match struck {
         Some(Fault::StallMidStream) => End::Stall,
         Some(Fault::CutMidStream) => End::Cut,
         _ => End::Clean,
     };
-    if matches!(outgoing.fault, Some(Fault::EofBeforeStop | Fault::ErrorEvent)) || !matches!(end, End::Clean) {
+    if struck.is_some() {
         bytes.truncate(bytes.len() / 2);
     }
-    response(dialect, "application/json", at_once(in_pieces(bytes.into())), end, request_id, stopped)
+    response(dialect, "application/json", at_once(in_pieces(bytes.into())), end, request_id, way)
 }
 
 fn response(
@@ -171,8 +185,13 @@ fn response(
     pieces: Vec<Piece>,
     end: End,
     request_id: &str,
-    stopped: &CancellationToken,
+    way: &Way<'_>,
 ) -> Response {
+    let (stopped, breaker) = (way.stopped, way.breaker.clone());
+    let (pieces, last) = match end {
+        End::Cut => with_last_piece(pieces),
+        End::Clean | End::Stall => (pieces, Bytes::new()),
+    };
     let timed = pieces.into_iter().map(|(moment, bytes)| (moment.map(|moment| (moment, stopped.clone())), bytes));
     let pieces = stream::iter(timed.collect::<Vec<_>>()).then(|(wait, bytes)| async move {
         let Some((moment, stopped)) = wait else { return Ok(bytes) };
@@ -183,21 +202,30 @@ fn response(
     });
     let body = match end {
         End::Clean => Body::from_stream(pieces),
-        End::Stall | End::Cut => {
+        End::Stall => {
             let stopped = stopped.clone();
             Body::from_stream(pieces.chain(stream::once(async move {
-                match end {
-                    End::Stall => stopped.cancelled().await,
-                    // One turn of the loop lets what was written so far reach the socket.
-                    _ => tokio::task::yield_now().await,
-                }
+                stopped.cancelled().await;
                 Err(broken())
             })))
         }
+        End::Cut => Body::from_stream(pieces.chain(stream::once(async move {
+            // One turn of the loop lets what was written so far reach the socket; of the last chunk only half does.
+            tokio::task::yield_now().await;
+            breaker.cut();
+            Ok(last)
+        }))),
     };
     let mut response = Response::new(body);
     identify(dialect, &mut response, content_type, request_id);
     response
+}
+
+/// The pieces without what the connection breaks in.
+fn with_last_piece(mut pieces: Vec<Piece>) -> (Vec<Piece>, Bytes) {
+    let last = pieces.iter_mut().rev().map(|(_, piece)| piece).find(|piece| !piece.is_empty());
+    let broken = last.map(|piece| piece.split_off(piece.len().saturating_sub(CUT_PIECE)));
+    (pieces, broken.unwrap_or_default())
 }
 
 /// What ends a body before its end.

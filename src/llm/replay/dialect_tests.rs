@@ -146,7 +146,16 @@ async fn models_counts_and_the_page_can_be_read() {
     assert_eq!(server.bill().calls, 0);
     post(&server, "/v1/chat/completions", &body("file <b>")).await;
     let page = get("/").await;
-    assert!(page.contains("<td>file &lt;b&gt;</td><td>1</td>") && !page.contains("{{"), "{page}");
+    // 7 tokens of input, 100 written at 2.5 and one of output at 10.
+    let row =
+        |name: &str| format!("<td>{name}</td><td>1</td><td>9</td><td>100</td><td>0</td><td>0</td><td>1</td><td>$");
+    assert!(page.contains(&row("file &lt;b&gt;")) && page.contains(&row("gpt-6.1-sol")), "{page}");
+    assert!(page.contains("<th>total</th><th>1</th>") && page.contains("width=device-width"), "{page}");
+    assert!(!page.contains("{{"), "{page}");
+    let asked = client().get(server.base_url()).header("accept", "application/json").send().await.unwrap();
+    for json in [asked.text().await.unwrap(), get("/?format=json").await, get("/bill").await] {
+        assert_eq!(serde_json::from_str::<Bill>(&json).unwrap(), server.bill());
+    }
 }
 
 #[tokio::test]

@@ -64,6 +64,9 @@ impl Bucket {
 
     /// How long until `wanted` would fit.
     fn wait(&self, wanted: u64) -> Duration {
+        if self.limit == 0 && wanted > 0 {
+            return self.minute;
+        }
         let missing = i128::from(wanted.min(self.limit)) * MICRO - self.left;
         if missing <= 0 {
             return Duration::ZERO;
@@ -224,6 +227,14 @@ mod tests {
         assert!(limiter.admit(1).is_ok());
         assert!(limiter.admit(1).is_err());
         assert_eq!(limiter.rejected(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_of_nothing_lets_nothing_through() {
+        let limiter = Limiter::new(RateLimits { requests_per_minute: Some(0), ..RateLimits::default() });
+        for _ in 0..2 {
+            assert_eq!(limiter.admit(1).unwrap_err(), Duration::from_secs(60));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -56,6 +56,8 @@ pub(super) struct Request {
     pub(super) prompt_bytes: u64,
     /// Cacheable prefixes, shortest first.
     pub(super) prefixes: Vec<Prefix>,
+    /// The provider states its charge with the usage.
+    pub(super) states_cost: bool,
 }
 
 /// The body as the API defines it; unknown fields are refused there, too.
@@ -85,12 +87,9 @@ struct Body<'a> {
     _service_tier: Option<IgnoredAny>,
     #[serde(rename = "inference_geo")]
     _inference_geo: Option<IgnoredAny>,
-    #[serde(rename = "temperature")]
-    _temperature: Option<IgnoredAny>,
-    #[serde(rename = "top_p")]
-    _top_p: Option<IgnoredAny>,
-    #[serde(rename = "top_k")]
-    _top_k: Option<IgnoredAny>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    top_k: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -176,6 +175,7 @@ pub(super) fn parse(
     let messages = body.messages.ok_or_else(|| required("messages"))?;
     let (name, price) = priced(&model, endpoint, prices)?;
     check_model(&model, price, max_tokens, body.thinking.as_ref(), body.tool_choice.as_ref())?;
+    check_sampling(price, [("temperature", body.temperature), ("top_p", body.top_p), ("top_k", body.top_k)])?;
 
     let mut prompt_bytes = 0;
     let mut prefixes = Vec::new();
@@ -212,6 +212,7 @@ pub(super) fn parse(
         id,
         prompt_bytes,
         prefixes,
+        states_cost: false,
     })
 }
 
@@ -240,6 +241,23 @@ fn check_model(
         return Err(ApiError::invalid("tool_choice: type \"tool\" and \"any\" are not supported for this model."));
     }
     Ok(())
+}
+
+/// Refuses sampling parameters other than the default where the model does. The default of the first two is 1; the third has
+/// none that can be named.
+pub(super) fn check_sampling<const N: usize>(
+    price: &ModelPrice,
+    parameters: [(&str, Option<f64>); N],
+) -> Result<(), ApiError> {
+    let is_other = |(name, value): &(&str, Option<f64>)| {
+        value.is_some_and(|value| *name == "top_k" || (value - 1.0).abs() > f64::EPSILON)
+    };
+    match parameters.iter().find(|parameter| is_other(parameter)).filter(|_| price.sampling == Some(false)) {
+        Some((name, _)) => {
+            Err(ApiError::invalid(format!("{name}: sampling parameters are not supported for this model.")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The text of the last message, which must be the user's; adds the size of all messages to `prompt_bytes`.
@@ -338,6 +356,15 @@ mod tests {
                 "tool_choice",
             ),
             (
+                format!(r#"{{"model":"claude-sonnet-5-5","max_tokens":9,"temperature":0.2,"messages":{user}}}"#),
+                "temperature: sampling",
+            ),
+            (format!(r#"{{"model":"claude-opus-5","max_tokens":9,"top_p":0.9,"messages":{user}}}"#), "top_p: sampling"),
+            (
+                format!(r#"{{"model":"claude-opus-4-7","max_tokens":9,"top_k":40,"messages":{user}}}"#),
+                "top_k: sampling",
+            ),
+            (
                 r#"{"model":"claude-sonnet-5-5","max_tokens":9,"messages":[{"role":"assistant","content":"{"}]}"#
                     .into(),
                 "prefill",
@@ -349,6 +376,12 @@ mod tests {
         ] {
             let error = parsed(&body).expect_err(&body);
             assert!(error.message.contains(part), "{body}: {}", error.message);
+        }
+        for (model, parameter) in
+            [("claude-sonnet-5-5", "\"temperature\":1,\"top_p\":1.0"), ("claude-opus-4-6", "\"top_k\":40")]
+        {
+            let body = format!(r#"{{"model":"{model}","max_tokens":9,{parameter},"messages":{user}}}"#);
+            parsed(&body).expect("the default, or a model that takes others");
         }
     }
 }

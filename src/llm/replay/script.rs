@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::latency::MAX_DELAY;
-use super::{Fault, LineFault, ReplayError};
+use super::{Fault, Faults, LineFault, ReplayError};
 
 /// Longest script accepted, in bytes.
 pub const MAX_SCRIPT_BYTES: u64 = 64 * 1024 * 1024;
@@ -58,7 +58,7 @@ pub struct Reply {
     pub(super) thinking_tokens: u64,
     pub(super) delay: Duration,
     pub(super) stop: Stop,
-    pub(super) fault: Option<Fault>,
+    pub(super) faults: Faults,
     pub(super) retry_after: Option<u64>,
 }
 
@@ -74,7 +74,7 @@ impl Reply {
             thinking_tokens: 0,
             delay: Duration::ZERO,
             stop: Stop::EndTurn,
-            fault: None,
+            faults: Faults::default(),
             retry_after: None,
         }
     }
@@ -109,10 +109,10 @@ impl Reply {
         Self { stop, ..self }
     }
 
-    /// Goes wrong.
+    /// Goes wrong; in several ways when it is said several times.
     #[must_use]
     pub fn fault(self, fault: Fault) -> Self {
-        Self { fault: Some(fault), ..self }
+        Self { faults: self.faults.with(fault), ..self }
     }
 
     /// Asks the client to wait so many seconds; only with a status fault.
@@ -161,7 +161,7 @@ struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_reason: Option<Stop>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    fault: Option<Fault>,
+    fault: Option<Faults>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u64>,
 }
@@ -178,12 +178,13 @@ impl Line {
         };
         let longest = u64::try_from(MAX_DELAY.as_millis()).unwrap_or(u64::MAX);
         let delay = within("delay_ms", self.delay_ms, longest)?.unwrap_or(0);
-        let text = match (self.text, self.fault) {
-            (Some(text), _) => text,
-            (None, Some(fault)) if fault.needs_no_text() => "".into(),
-            (None, _) => return Err("text is missing".into()),
+        let faults = self.fault.unwrap_or_default();
+        let text = match self.text {
+            Some(text) => text,
+            None if faults.iter().any(Fault::needs_no_text) => "".into(),
+            None => return Err("text is missing".into()),
         };
-        if self.retry_after.is_some() && !self.fault.is_some_and(Fault::takes_retry_after) {
+        if self.retry_after.is_some() && !faults.iter().any(Fault::takes_retry_after) {
             return Err("retry_after needs a fault status-429, status-500, html-503 or status-529".into());
         }
         let reply = Reply {
@@ -191,7 +192,7 @@ impl Line {
             thinking_tokens: within("thinking_tokens", self.thinking_tokens, MAX_TOKENS)?.unwrap_or(0),
             delay: Duration::from_millis(delay),
             stop: self.stop_reason.unwrap_or_default(),
-            fault: self.fault,
+            faults,
             retry_after: within("retry_after", self.retry_after, MAX_RETRY_AFTER)?,
             mark: self.id_mark.filter(|mark| !mark.is_empty()).unwrap_or_else(|| ID_PLACEHOLDER.into()),
             ..Reply::new(text)
@@ -222,6 +223,13 @@ impl Script {
                 self.replies.insert(key.into(), vec![reply.into()]);
             }
         }
+    }
+
+    /// This script, with a reply to the request `key` before those that are there.
+    #[must_use]
+    pub fn preceded(mut self, key: &str, reply: impl Into<Reply>) -> Self {
+        self.replies.entry(key.into()).or_default().insert(0, reply.into());
+        self
     }
 
     /// This script, with the replies of `other` instead of its own where both answer a request.
@@ -305,7 +313,7 @@ impl Script {
             thinking_tokens: Some(reply.thinking_tokens).filter(|tokens| *tokens > 0),
             delay_ms: u64::try_from(reply.delay.as_millis()).ok().filter(|delay| *delay > 0),
             stop_reason: Some(reply.stop).filter(|stop| *stop != Stop::EndTurn),
-            fault: reply.fault,
+            fault: Some(reply.faults).filter(|faults| !faults.is_empty()),
             retry_after: reply.retry_after,
         };
         Ok(serde_json::to_string(&line)? + "\n")
@@ -357,9 +365,9 @@ mod tests {
     #[test]
     fn every_fault_has_a_name_that_reads_back() {
         for fault in Fault::ALL {
-            let name = serde_json::to_string(&fault).expect("serializes");
+            let name = format!("{:?}", fault.name());
             let line = format!("{HEADER}\n{{\"request\":\"plan\",\"text\":\"x\",\"fault\":{name}}}\n");
-            assert_eq!(Script::parse(&line).expect("valid").replies["plan"][0].fault, Some(fault), "{name}");
+            assert_eq!(Script::parse(&line).expect("valid").replies["plan"][0].faults, fault.into(), "{name}");
         }
     }
 
@@ -376,7 +384,8 @@ mod tests {
             (r#"{"request":"plan","text":"x","output_tokens":1000001}"#, "output_tokens"),
             (r#"{"request":"plan","text":"x","thinking_tokens":-1}"#, "thinking_tokens"),
             (r#"{"request":"plan","text":"x","stop_reason":"tired"}"#, "tired"),
-            (r#"{"request":"plan","text":"x","fault":"earthquake"}"#, "earthquake"),
+            (r#"{"request":"plan","text":"x","fault":"earthquake"}"#, "no fault is called \"earthquake\""),
+            (r#"{"request":"plan","text":"x","fault":"crlf+status-429"}"#, "cannot strike the same reply"),
             (r#"{"request":"plan","text":"x","retry_after":1}"#, "retry_after"),
             (r#"{"request":"plan","text":"x","fault":"status-429","retry_after":86401}"#, "retry_after"),
             (r#"{"request":"plan","text":"x","sleep":1}"#, "sleep"),

@@ -12,11 +12,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use bytes::Bytes;
 use tokio::net::TcpListener;
@@ -30,9 +29,13 @@ use super::count::count_tokens;
 use super::deliver;
 use super::dialect::{ApiError, Dialect};
 use super::limits::{Limiter, RateLimits};
+use super::line::{Breaker, Lines};
+use super::page;
+use super::pricer::Pricer;
 use super::script::{Reply, Script};
 use super::{Fault, Latency, ReplayError};
-use crate::budget::PriceTable;
+use crate::budget::{PriceError, PriceTable};
+use crate::clock::Clock;
 
 /// Largest body of a request, in bytes: the API's own limit.
 const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
@@ -54,8 +57,10 @@ pub struct FakeOptions {
     pub first_byte_percent: u32,
     /// Where billed calls are logged; a bill that is already there is continued.
     pub bill_path: Option<PathBuf>,
-    /// Prices to bill by; the built-in ones when `None`.
+    /// Which models there are and what they accept; the built-in ones when `None`. What a call costs is the server's own affair.
     pub prices: Option<Arc<PriceTable>>,
+    /// Prices to bill by besides the published ones, as the text of a price file.
+    pub own_prices: Option<String>,
     /// What it allows; nothing is limited by default.
     pub limits: RateLimits,
     /// Makes up a reply to requests that the script does not know, instead of refusing them.
@@ -74,6 +79,7 @@ impl Default for FakeOptions {
             first_byte_percent: FIRST_BYTE_PERCENT,
             bill_path: None,
             prices: None,
+            own_prices: None,
             limits: RateLimits::default(),
             generates: false,
             needs_key: true,
@@ -104,6 +110,8 @@ pub(super) struct Shared {
     pub(super) latency: Latency,
     pub(super) first_byte_percent: u32,
     pub(super) prices: Arc<PriceTable>,
+    pub(super) pricer: Pricer,
+    pub(super) clock: Clock,
     pub(super) bill: BillKeeper,
     pub(super) cache: Mutex<PromptCache>,
     pub(super) limiter: Limiter,
@@ -112,7 +120,7 @@ pub(super) struct Shared {
     pub(super) needs_key: bool,
     pub(super) count_fault: Option<Fault>,
     /// Requests so far, whatever became of them.
-    requests: AtomicU64,
+    pub(super) requests: AtomicU64,
     /// Counts of tokens so far, which are no calls.
     pub(super) counts: AtomicU64,
     pub(super) stopped: CancellationToken,
@@ -128,6 +136,7 @@ impl FakeServer {
             Some(prices) => prices,
             None => Arc::new(PriceTable::builtin()?),
         };
+        let pricer = Pricer::new(options.own_prices.as_deref()).map_err(PriceError::Malformed)?;
         let bill = BillKeeper::open(options.bill_path.as_deref())?;
         let unusable = |source| ReplayError::Listen { address: options.address, source };
         let listener = TcpListener::bind(options.address).await.map_err(unusable)?;
@@ -138,6 +147,8 @@ impl FakeServer {
             latency: options.latency,
             first_byte_percent: options.first_byte_percent,
             prices,
+            pricer,
+            clock: Clock::system(),
             bill,
             cache: Mutex::default(),
             limiter: Limiter::new(options.limits),
@@ -158,15 +169,14 @@ impl FakeServer {
             .route("/as/{endpoint}/v1/messages/count_tokens", post(count_tokens))
             .route("/as/{endpoint}/v1/chat/completions", post(completions))
             .route("/as/{endpoint}/v1/models", get(models))
-            .route("/bill", get(bill_now).delete(bill_reset))
-            .route("/", get(bill_page))
+            .route("/bill", get(page::json).delete(bill_reset))
+            .route("/", get(page::bill))
             .fallback(not_found)
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
             .with_state(shared.clone());
-        // A refused option costs only speed, so the failure is not worth a connection.
-        let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
         let stopped = shared.stopped.clone();
-        let serve = axum::serve(listener, router).with_graceful_shutdown(stopped.cancelled_owned());
+        let service = router.into_make_service_with_connect_info::<Breaker>();
+        let serve = axum::serve(Lines(listener), service).with_graceful_shutdown(stopped.cancelled_owned());
         let task = tokio::spawn(async move {
             if let Err(error) = serve.await {
                 tracing::error!(%error, "the replay server stopped");
@@ -221,33 +231,6 @@ impl Drop for FakeServer {
     }
 }
 
-async fn bill_now(State(shared): State<Arc<Shared>>) -> Json<Bill> {
-    Json(shared.bill.snapshot())
-}
-
-/// The bill for people.
-async fn bill_page(State(shared): State<Arc<Shared>>) -> Html<String> {
-    let bill = shared.bill.snapshot();
-    let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let rows = bill.keys.iter().map(|(key, calls)| format!("<tr><td>{}</td><td>{calls}</td></tr>", escaped(key)));
-    let mut page = include_str!("bill.html").to_owned();
-    for (name, value) in [
-        ("cost", bill.cost_micros.to_string()),
-        ("calls", bill.calls.to_string()),
-        ("requests", shared.requests.load(Ordering::Relaxed).to_string()),
-        ("rejected", shared.limiter.rejected().to_string()),
-        ("input", bill.usage.input.to_string()),
-        ("written_5m", bill.usage.cache_write_5m.to_string()),
-        ("written_1h", bill.usage.cache_write_1h.to_string()),
-        ("read", bill.usage.cache_read.to_string()),
-        ("output", bill.usage.output.to_string()),
-        ("rows", rows.collect::<Vec<_>>().join("\n")),
-    ] {
-        page = page.replace(&format!("{{{{{name}}}}}"), &value);
-    }
-    Html(page)
-}
-
 async fn bill_reset(State(shared): State<Arc<Shared>>) -> Response {
     match shared.bill.reset() {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
@@ -280,25 +263,28 @@ pub(super) fn name(endpoint: Option<&Path<String>>) -> Option<&str> {
 
 async fn messages(
     state: State<Arc<Shared>>,
+    line: ConnectInfo<Breaker>,
     endpoint: Endpoint,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    respond(state, Dialect::Anthropic, endpoint, headers, body).await
+    respond(state, Dialect::Anthropic, &line.0, endpoint, headers, body).await
 }
 
 async fn completions(
     state: State<Arc<Shared>>,
+    line: ConnectInfo<Breaker>,
     endpoint: Endpoint,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    respond(state, Dialect::OpenAi, endpoint, headers, body).await
+    respond(state, Dialect::OpenAi, &line.0, endpoint, headers, body).await
 }
 
 async fn respond(
     State(shared): State<Arc<Shared>>,
     dialect: Dialect,
+    breaker: &Breaker,
     endpoint: Endpoint,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -306,7 +292,7 @@ async fn respond(
     let number = shared.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let request_id = format!("req_fake_{number:08}");
     let Ok(body) = body else { return deliver::too_large(dialect, &request_id) };
-    let arrived = Arrived { dialect, endpoint: name(endpoint.as_ref()), number, request_id: &request_id };
+    let arrived = Arrived { dialect, endpoint: name(endpoint.as_ref()), number, request_id: &request_id, breaker };
     let mut response = match shared.answer(arrived, &headers, &body).await {
         Ok(response) => response,
         Err(error) => deliver::error_response(dialect, &error, &request_id),

@@ -273,6 +273,8 @@ async fn faults_in_the_stream_look_as_they_should_and_are_billed_in_full() {
         (Fault::ToolCut, 0, "message_stop", Some("max_tokens"), 1_000, false),
         (Fault::EmptyEndTurn, 0, "message_stop", Some("end_turn"), 2, false),
         (Fault::OtherModel, 3_000, "message_stop", Some("end_turn"), full, false),
+        (Fault::UsRegion, 3_000, "message_stop", Some("end_turn"), full, false),
+        (Fault::Iterations, 3_000, "message_stop", Some("end_turn"), full, false),
     ] {
         let (server, status, bytes, broken) = struck(fault).await;
         let events = events(&bytes);
@@ -286,6 +288,19 @@ async fn faults_in_the_stream_look_as_they_should_and_are_billed_in_full() {
         let bill = server.bill();
         assert_eq!((bill.calls, bill.usage.output), (1, output), "{fault:?}");
     }
+}
+
+#[tokio::test]
+async fn the_bill_owes_nothing_to_the_prices_of_the_client() {
+    // A client that believes everything to cost a hundredth of a cent would find itself confirmed by a bill of its own making.
+    let wrong = r#"{"claude-sonnet-5-5": {"input": 0.000001, "output": 0.000001, "context": 1000000, "source": "t", "as_of": "2026-11-21"}}"#;
+    let prices = PriceTable::builtin().expect("valid").merged(PriceTable::parse(wrong).expect("valid"));
+    let options = FakeOptions { prices: Some(Arc::new(prices)), ..FakeOptions::default() };
+    let script = Script::new().reply("plan", Reply::new("x").output_tokens(10));
+    let server = FakeServer::start(script, options).await.expect("starts");
+    received(call(&server, &body("plan")).await).await;
+    // 7 tokens at 2 and 10 at 10.
+    assert_eq!(server.bill().cost_micros, MicroUsd(114));
 }
 
 #[tokio::test]
@@ -387,7 +402,7 @@ async fn two_hundred_concurrent_calls_are_each_billed_once() {
     }
     let bill = server.bill();
     assert_eq!((bill.calls, bill.usage.output, bill.keys.len()), (200, 20_000, 200));
-    assert!(bill.keys.values().all(|calls| *calls == 1));
+    assert!(bill.keys.values().all(|tally| tally.calls == 1));
     assert!(bill.cost_micros > MicroUsd(200 * 1_000));
     assert_eq!(Bill::load(&path).expect("valid"), bill);
 }

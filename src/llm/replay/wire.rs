@@ -6,9 +6,10 @@
 
 use serde::Serialize;
 
-use super::Fault;
+use super::pricer::Extras;
 use super::script::Stop;
-use crate::protocol::Usage;
+use super::{Fault, Faults};
+use crate::protocol::{MicroUsd, Usage};
 
 /// Smallest and largest text of one delta, in bytes.
 const DELTA_BYTES: (usize, usize) = (16, 4_096);
@@ -35,7 +36,13 @@ pub(super) struct Outgoing<'a> {
     /// Tells the counts with every piece of the reply.
     pub(super) running_usage: bool,
     /// What goes wrong in the shape of the reply.
-    pub(super) fault: Option<Fault>,
+    pub(super) faults: Faults,
+    /// What the reply says about its price besides tokens.
+    pub(super) extras: Extras,
+    /// Parts of the reply: who made each of them, and its tokens.
+    pub(super) parts: Vec<(&'static str, Usage)>,
+    /// The charge as the provider states it, if it does.
+    pub(super) stated: Option<MicroUsd>,
 }
 
 /// A reply as server-sent events.
@@ -101,6 +108,30 @@ struct WireUsage {
     service_tier: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     inference_geo: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speed: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_tool_use: Option<ServerToolUse>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iterations: Option<Vec<Iteration>>,
+}
+
+#[derive(Serialize)]
+struct ServerToolUse {
+    web_search_requests: u64,
+}
+
+/// A part of the reply.
+#[derive(Serialize, Default)]
+struct Iteration {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    model: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input_tokens: Option<u64>,
+    cache_creation_input_tokens: u64,
+    cache_read_input_tokens: u64,
+    output_tokens: u64,
 }
 
 #[derive(Serialize)]
@@ -214,8 +245,24 @@ impl Outgoing<'_> {
             cache_read_input_tokens: self.usage.cache_read,
             output_tokens: output,
             output_tokens_details: last.then_some(OutputDetails { thinking_tokens: self.thinking_tokens }),
+            server_tool_use: (last && self.extras.searches > 0)
+                .then_some(ServerToolUse { web_search_requests: self.extras.searches }),
+            iterations: (last && !self.parts.is_empty()).then(|| self.iterations()),
             ..WireUsage::default()
         }
+    }
+
+    fn iterations(&self) -> Vec<Iteration> {
+        let is_odd = self.faults.has(Fault::OddIterations);
+        let iteration = |(model, usage): &(&'static str, Usage)| Iteration {
+            kind: "message",
+            model,
+            input_tokens: Some(usage.input).filter(|_| !is_odd),
+            cache_creation_input_tokens: usage.cache_write_5m + usage.cache_write_1h,
+            cache_read_input_tokens: usage.cache_read,
+            output_tokens: usage.output,
+        };
+        self.parts.iter().map(iteration).collect()
     }
 
     /// With what stands only in `message_start` and in a reply that is not streamed.
@@ -225,8 +272,9 @@ impl Outgoing<'_> {
                 ephemeral_5m_input_tokens: self.usage.cache_write_5m,
                 ephemeral_1h_input_tokens: self.usage.cache_write_1h,
             }),
-            service_tier: Some("standard"),
-            inference_geo: Some("global"),
+            service_tier: self.extras.tier.or(Some("standard")),
+            inference_geo: self.extras.region.or(Some("global")),
+            speed: self.extras.is_fast.then_some("fast"),
             ..self.wire_usage(output, last)
         }
     }
@@ -242,7 +290,7 @@ impl Outgoing<'_> {
         }
         let mut bytes = Vec::with_capacity(self.text.len() + 1_024);
         write_json(&mut bytes, &self.message(content, Some(self.stop), self.first_usage(self.usage.output, true)));
-        if self.fault == Some(Fault::InvalidUtf8) {
+        if self.faults.has(Fault::InvalidUtf8) {
             bytes.splice(1..1, NOT_UTF8);
         }
         bytes
@@ -272,14 +320,14 @@ impl Outgoing<'_> {
             events.half = self.write_text(out, index);
             write_event(out, &Event::ContentBlockStop { index });
         }
-        if self.fault == Some(Fault::ToolCut) {
+        if self.faults.has(Fault::ToolCut) {
             let content_block = Content::ToolUse { id: "toolu_fake", name: "write_file", input: Empty {} };
             write_event(out, &Event::ContentBlockStart { index, content_block });
             let delta = Delta::InputJson { partial_json: PARTIAL_JSON };
             write_event(out, &Event::ContentBlockDelta { index, delta });
             events.half = out.len();
         }
-        if self.fault == Some(Fault::SeveralUsages) {
+        if self.faults.has(Fault::SeveralUsages) {
             let delta = Ending { stop_reason: None, stop_sequence: None, stop_details: None };
             let usage = self.reports_usage.then(|| self.wire_usage(self.usage.output / 2, false));
             write_event(out, &Event::MessageDelta { delta, usage });
@@ -309,7 +357,7 @@ impl Outgoing<'_> {
 
     /// Puts bytes that are not UTF-8 at the end of the last string since `at`, in the first piece only.
     pub(super) fn break_encoding(&self, out: &mut Vec<u8>, at: usize, is_first: bool) {
-        if self.fault != Some(Fault::InvalidUtf8) || !is_first {
+        if !self.faults.has(Fault::InvalidUtf8) || !is_first {
             return;
         }
         if let Some(quote) = out[at..].iter().rposition(|byte| *byte == b'"') {

@@ -4,11 +4,12 @@
 //! to those who asked. Where a fault has to strike is remembered as an offset while writing.
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
-use super::Fault;
 use super::script::Stop;
 use super::wire::{Events, Outgoing, PARTIAL_JSON, pieces, write_json};
-use crate::protocol::Usage;
+use super::{Fault, Faults};
+use crate::protocol::{MicroUsd, Usage};
 
 /// Seconds since the epoch in every reply; nobody may depend on it.
 const CREATED: u64 = 1_790_000_000;
@@ -68,6 +69,8 @@ struct WireUsage {
     total_tokens: u64,
     prompt_tokens_details: PromptDetails,
     completion_tokens_details: CompletionDetails,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<Box<RawValue>>,
 }
 
 #[derive(Serialize)]
@@ -113,6 +116,7 @@ impl<'a> Chat<'a> {
             completion_tokens_details: CompletionDetails {
                 reasoning_tokens: self.outgoing.thinking_tokens.min(output),
             },
+            cost: self.outgoing.stated.and_then(|cost| dollars(cost, self.outgoing.faults)),
         }
     }
 
@@ -122,7 +126,7 @@ impl<'a> Chat<'a> {
             object: "chat.completion.chunk",
             created: CREATED,
             model: self.outgoing.model,
-            service_tier: "default",
+            service_tier: self.outgoing.extras.tier.unwrap_or("default"),
             choices,
             usage,
         }
@@ -146,14 +150,14 @@ impl<'a> Chat<'a> {
             let at = out.len();
             self.write_delta(out, Delta { content: Some(text), ..Delta::default() }, None);
             let is_first = end == text.len();
-            if is_first && outgoing.fault == Some(Fault::InvalidUtf8) {
+            if is_first && outgoing.faults.has(Fault::InvalidUtf8) {
                 break_content(out, at, text);
             }
             if !is_half && end * 2 >= outgoing.text.len() {
                 (is_half, events.half) = (true, out.len());
             }
         }
-        if outgoing.fault == Some(Fault::ToolCut) {
+        if outgoing.faults.has(Fault::ToolCut) {
             let function = Function { name: "write_file", arguments: PARTIAL_JSON };
             let call = ToolCall { index: 0, id: "call_fake", r#type: "function", function };
             self.write_delta(out, Delta { tool_calls: Some([call]), ..Delta::default() }, None);
@@ -161,7 +165,7 @@ impl<'a> Chat<'a> {
         if outgoing.stop == Stop::Refusal {
             self.write_delta(out, Delta { refusal: Some("I cannot help with that."), ..Delta::default() }, None);
         }
-        if outgoing.fault == Some(Fault::SeveralUsages) && outgoing.reports_usage {
+        if outgoing.faults.has(Fault::SeveralUsages) && outgoing.reports_usage {
             write_chunk(out, &self.chunk(Vec::new(), Some(self.usage(outgoing.usage.output / 2))));
         }
         events.before_end = out.len();
@@ -187,6 +191,12 @@ impl<'a> Chat<'a> {
         write_json(&mut bytes, &document);
         bytes
     }
+}
+
+/// The charge as a number of dollars, the way programs print them.
+fn dollars(cost: MicroUsd, faults: Faults) -> Option<Box<RawValue>> {
+    let number = format!("{}.{:06}", cost.0 / 1_000_000, cost.0 % 1_000_000);
+    RawValue::from_string(if faults.has(Fault::OddCost) { format!("-{number}") } else { number }).ok()
 }
 
 fn write_chunk(out: &mut Vec<u8>, chunk: &Chunk<'_>) {

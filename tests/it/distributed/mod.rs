@@ -127,7 +127,7 @@ impl Cluster {
     /// The provider's bill so far.
     pub(crate) fn billed(&self) -> (MicroUsd, u64, BTreeMap<Arc<str>, u64>) {
         let bill = self.provider.as_ref().expect("runs").bill();
-        (bill.cost_micros, bill.calls, bill.keys)
+        (bill.cost_micros, bill.calls, bill.calls_by_key())
     }
 
     pub(crate) fn log(&self, backend: &Backend, job: &JobId) -> Vec<RecordedEvent> {

@@ -130,7 +130,7 @@ impl Books {
 
 /// Billed calls by request key; none when nothing was ever billed. A line that a kill cut short would be reported.
 pub(crate) fn billed_calls(bill: &Path) -> BTreeMap<Arc<str>, u64> {
-    if bill.exists() { Bill::load(bill).expect("the bill is whole").keys } else { BTreeMap::new() }
+    if bill.exists() { Bill::load(bill).expect("the bill is whole").calls_by_key() } else { BTreeMap::new() }
 }
 
 fn copy_directory(from: &Path, to: &Path) {
