@@ -4,6 +4,7 @@
 
 use std::process::Command;
 
+use codeswarm::backend::EntryKind;
 use codeswarm::job::JobStatus;
 use codeswarm::llm::replay::{FakeOptions, FakeServer, Fault, Reply, Script, Synthetic, SyntheticJob};
 use codeswarm::protocol::{JobOutcome, MicroUsd};
@@ -250,6 +251,31 @@ fn a_recorded_run_replays_to_the_same_tree_with_other_schedules_and_holds_no_key
             assert_eq!(differences(&sandbox.output(), &again.output()), "", "{model} at {concurrency}");
         }
     }
+}
+
+#[test]
+fn case_21_every_call_of_a_run_is_reserved_the_repeats_of_unusable_replies_too() {
+    let job = job();
+    let mut script = job.script.clone();
+    let feature = job.plan.features[0].id.clone();
+    for key in ["plan".to_owned(), format!("feature-plan {feature}"), format!("file {}", job.tasks[0].path)] {
+        // Half a plan follows no schema, and half a file is none.
+        let wrong = Reply::new("{\"half\":").fault(Fault::MaxTokens);
+        script = script.preceded(&key, wrong);
+    }
+    let provider = Provider::start(script, FakeOptions::default());
+    let configuration = format!("[llm]\nbase_url = \"{}\"\n", provider.server.base_url());
+    let sandbox = Sandbox::new();
+    run(&sandbox, &configuration, &[]).expect_code(0);
+    let spent = assert_complete(&sandbox, &job, provider.billed());
+    assert_eq!(spent, provider.billed());
+    let books = Books::open(&sandbox.data());
+    let entries = books.entries(&books.only_job());
+    let of = |kind| entries.iter().filter(|entry| entry.kind == kind).count();
+    let calls = 1 + job.plan.features.len() + job.tasks.len() + 3;
+    assert_eq!((of(EntryKind::Reserve), of(EntryKind::Settle)), (calls, calls), "{entries:?}");
+    assert_eq!(provider.server.requests(), calls as u64);
+    provider.stop();
 }
 
 #[test]

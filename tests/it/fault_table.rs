@@ -9,19 +9,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use codeswarm::backend::embedded::{Durability, open};
 use codeswarm::backend::{Adjustment, EntryFilter, EntryKind, Scope};
-use codeswarm::budget::{CallContext, PriceTable, Treasurer};
+use codeswarm::budget::{CallContext, PriceTable, Reservation, Treasurer};
 use codeswarm::clock::Clock;
 use codeswarm::config::Secret;
 use codeswarm::error::{Coded, Retry};
 use codeswarm::llm::anthropic::{Anthropic, AnthropicConfig};
 use codeswarm::llm::http::Limits;
 use codeswarm::llm::openai::{OpenAi, OpenAiConfig, Preset};
-use codeswarm::llm::replay::{FakeOptions, FakeServer, Fault, Reply, Script};
-use codeswarm::llm::{CallOutcome, Charge, LlmError, LlmRequest, Metered, Provider, StopReason};
+use codeswarm::llm::replay::{FakeOptions, FakeServer, Fault, Faults, Reply, Script};
+use codeswarm::llm::{CallOutcome, Charge, LlmError, LlmReply, LlmRequest, Metered, Prepared, Provider, StopReason};
 use codeswarm::protocol::{AgentType, InstanceId, JobId, MicroUsd, TaskId};
 use codeswarm::resilience::RetryPolicy;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 const ANSWER: &str = "Größe: 日本 \"quoted\"\n";
@@ -64,7 +66,62 @@ struct Case {
     name: String,
     about: String,
     reply: Reply,
-    fault: Fault,
+    faults: Faults,
+    /// What the request asks for that this client never would.
+    asks: Option<fn(&mut Value)>,
+}
+
+/// Asks for something that the client behind it never asks for.
+struct Asking(Arc<dyn Provider>, fn(&mut Value));
+
+#[async_trait]
+impl Provider for Asking {
+    fn prepare(&self, request: &LlmRequest) -> Result<Prepared, LlmError> {
+        let prepared = self.0.prepare(request)?;
+        let mut body: Value = serde_json::from_slice(&prepared.body).unwrap();
+        (self.1)(&mut body);
+        Ok(Prepared { body: body.to_string().into(), ..prepared })
+    }
+
+    async fn send(
+        &self,
+        prepared: &Prepared,
+        reservation: &Reservation,
+        cancel: &CancellationToken,
+    ) -> Result<LlmReply, LlmError> {
+        self.0.send(prepared, reservation, cancel).await
+    }
+}
+
+/// Combinations that show more than their parts do.
+const COMBINED: [&str; 5] = [
+    "cut-mid-stream+other-model",
+    "stall-mid-stream+other-model",
+    "cut-mid-stream+unknown-model",
+    "cut-mid-stream+us-region",
+    "error-event+fast-mode",
+];
+
+/// What the Messages API refuses because of the model.
+fn refused_requests() -> Vec<Case> {
+    let case = |name: &str, about: &str, asks: fn(&mut Value)| Case {
+        name: name.into(),
+        about: about.into(),
+        reply: Reply::new(ANSWER),
+        faults: Faults::default(),
+        asks: Some(asks),
+    };
+    vec![
+        case("(forced tool)", "400, because this model's `tool_choice` cannot be forced", |body| {
+            body["tool_choice"] = json!({"type": "any"});
+        }),
+        case("(prefill)", "400, because the last message is the assistant's", |body| {
+            body["messages"].as_array_mut().unwrap().push(json!({"role": "assistant", "content": "{"}));
+        }),
+        case("(sampling)", "400, because this model takes no sampling parameters", |body| {
+            body["temperature"] = json!(0.2);
+        }),
+    ]
 }
 
 fn cases() -> Vec<Case> {
@@ -72,7 +129,8 @@ fn cases() -> Vec<Case> {
     for fault in Fault::ALL {
         let reply = Reply::new(ANSWER).fault(fault);
         let mut add = |suffix: &str, reply: Reply| {
-            cases.push(Case { name: format!("{}{suffix}", fault.name()), about: fault.about(), reply, fault });
+            let (name, about) = (format!("{}{suffix}", fault.name()), fault.about());
+            cases.push(Case { name, about, reply, faults: fault.into(), asks: None });
         };
         match fault {
             Fault::Status429 => {
@@ -84,13 +142,25 @@ fn cases() -> Vec<Case> {
                 add("", reply.clone());
                 add(", retry-after 90 s", reply.retry_after(90));
             }
-            Fault::Status429Date | Fault::Status429Ms => add(", 1 s", reply.retry_after(1)),
+            Fault::Status429Date | Fault::Status429Ms | Fault::Status529 => {
+                if fault == Fault::Status529 {
+                    add("", reply.clone());
+                }
+                add(", 1 s", reply.clone().retry_after(1));
+                add(", 90 s", reply.retry_after(90));
+            }
             Fault::LateHeaders => {
                 add(", in time", reply.clone().delay(IDLE / 8));
                 add(", after the client's timeout", reply.delay(IDLE * 4));
             }
             _ => add("", reply),
         }
+    }
+    for names in COMBINED {
+        let faults: Faults = names.parse().unwrap();
+        let about = faults.iter().map(Fault::about).collect::<Vec<_>>().join(" ");
+        let reply = faults.iter().fold(Reply::new(ANSWER), Reply::fault);
+        cases.push(Case { name: names.into(), about, reply, faults, asks: None });
     }
     cases
 }
@@ -113,7 +183,11 @@ async fn observe(format: Format, case: &Case) -> Row {
     let server = FakeServer::start(script, FakeOptions::default()).await.unwrap();
     let treasurer = Treasurer::new(backend.ledger.clone(), Arc::new(PriceTable::builtin().unwrap()));
     let retry = RetryPolicy { first_delay: Duration::from_millis(1), ..RetryPolicy::default() };
-    let metered = Metered::new(format.provider(&server), treasurer, retry, Duration::from_secs(60));
+    let provider = match case.asks {
+        Some(asks) => Arc::new(Asking(format.provider(&server), asks)),
+        None => format.provider(&server),
+    };
+    let metered = Metered::new(provider, treasurer, retry, Duration::from_secs(60));
     let context = CallContext::new(job.clone(), TaskId::plan(), AgentType::planner(), instance, 1, 1);
     let request = LlmRequest::of(format.model(), "Plan it.\nRequest: plan");
     let outcome = metered.call(request, &context, 100, &CancellationToken::new()).await;
@@ -131,6 +205,9 @@ async fn observe(format: Format, case: &Case) -> Row {
     let ended = ended.expect("has ended");
     let charge = match ended.kind {
         EntryKind::Release => "nothing",
+        _ if balance.frozen && ended.charged.0 == reserved.reserved.0 + 1 => {
+            "more than was reserved, for nobody knows: **spending is frozen**"
+        }
         _ if balance.frozen => "what was used, more than reserved: **spending is frozen**",
         _ if ended.charged == reserved.reserved => "everything reserved",
         _ if outcome.attempts == 1 || ended.charged == MicroUsd::ZERO => "what was reported",
@@ -172,7 +249,8 @@ const HEAD: &str = "\
 # What happens when a provider misbehaves
 
 Observed by the test run (`tests/it/fault_table.rs`), never written by hand: every fault the local server `fake-claude` can
-produce strikes the first attempt of a call, in both wire formats; a second attempt would be answered properly. *Attempts* counts
+produce strikes the first attempt of a call, in both wire formats, and some of them together; a second attempt would be answered
+properly. In brackets stand requests that the program never makes and a provider refuses. *Attempts* counts
 what reached the server. *First attempt charged* is what its reservation became in the ledger. In every row the server's own
 bill was at most what the ledger charged, and nothing stayed reserved.
 
@@ -187,12 +265,18 @@ async fn table() -> String {
         let _ = writeln!(text, "\n## {title}\n");
         text.push_str("| Fault | What the provider does | Attempts | First attempt charged | The call ends with |\n");
         text.push_str("|---|---|---|---|---|\n");
-        for case in cases() {
+        let refused = if matches!(format, Format::Messages) { refused_requests() } else { Vec::new() };
+        // Some things only one of the two can say.
+        let foreign = match format {
+            Format::Messages => " (chat completions)",
+            Format::ChatCompletions => " (Messages API)",
+        };
+        for case in cases().into_iter().filter(|case| !case.about.contains(foreign)).chain(refused) {
             let Row { attempts, charge, outcome } = observe(format, &case).await;
             let about = case.about.trim_end_matches('.');
             let _ = writeln!(text, "| `{}` | {about} | {attempts} | {charge} | {outcome} |", case.name);
             let is_free = charge == "nothing";
-            assert!(!(is_free && case.fault.is_billed()), "{}: billed and released", case.name);
+            assert!(!(is_free && case.faults.is_billed() && case.asks.is_none()), "{}: billed and released", case.name);
         }
     }
     text

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::stores::TestBackend;
 
 mod counting;
+mod terms;
 
 const MODEL: &str = "claude-sonnet-5-5";
 
@@ -286,7 +287,16 @@ use counting::{
     whatever_goes_wrong_with_a_count_the_bytes_bound_the_call,
 };
 
-/// Every promise above and those about counting, on each ledger there is.
+use terms::{
+    case_07_only_what_is_provably_free_is_released,
+    case_15_absent_usage_is_charged_in_full_and_zero_usage_is_not_absent,
+    case_17_the_charge_that_openrouter_states_is_charged,
+    case_17_what_a_reply_reports_about_its_terms_is_charged_or_stops_everything,
+    case_18_whoever_answers_is_charged_by_the_dearer_price_or_stops_everything,
+    case_20_a_refusal_is_charged_what_it_reports, case_21_every_repeat_and_every_fallback_is_a_reserved_call,
+};
+
+/// Every promise above and those about counting and about terms, on each ledger there is.
 macro_rules! on_every_ledger {
     ($($ledger:ident)+: $cases:tt) => { $(on_every_ledger!(@one $ledger $cases);)+ };
     (@one $ledger:ident { $($case:ident,)+ }) => {
@@ -317,4 +327,11 @@ on_every_ledger!(embedded journaled: {
     whatever_goes_wrong_with_a_count_the_bytes_bound_the_call,
     case_22_cancelling_ends_a_count_and_nothing_is_sent_or_spent,
     case_25_many_counted_calls_at_once_never_spend_more_than_the_limit,
+    case_07_only_what_is_provably_free_is_released,
+    case_15_absent_usage_is_charged_in_full_and_zero_usage_is_not_absent,
+    case_17_what_a_reply_reports_about_its_terms_is_charged_or_stops_everything,
+    case_17_the_charge_that_openrouter_states_is_charged,
+    case_18_whoever_answers_is_charged_by_the_dearer_price_or_stops_everything,
+    case_20_a_refusal_is_charged_what_it_reports,
+    case_21_every_repeat_and_every_fallback_is_a_reserved_call,
 });

@@ -100,8 +100,9 @@ pub(super) fn faults(sources: &[Source]) -> Vec<String> {
 const HEAD: &str = "\
 # The cases that a budget has to get right
 
-Made from the names of the tests (`tests/it/architecture/cases.rs`), never written by hand. Tests in `tests/it/conformance/` and
-`tests/it/llm.rs` run on every ledger there is: SQLite, Redis, and Redis with its journal on NATS.
+Made from the names of the tests (`tests/it/architecture/cases.rs`), never written by hand. Tests in `tests/it/conformance/`
+run on every ledger there is (SQLite, Redis, and Redis with its journal on NATS), those in `tests/it/llm.rs` and `tests/it/llm/` on
+SQLite and on Redis with its journal on NATS. Tests in `src/` use no store or one in memory.
 
 To write the file anew: `CODESWARM_CASES=write cargo nextest run -E 'test(every_case_of_the_budget)'`.
 
