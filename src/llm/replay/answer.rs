@@ -19,6 +19,7 @@ use super::cache::PromptCache;
 use super::chat;
 use super::deliver::{self, Way};
 use super::dialect::{ApiError, Dialect};
+use super::fault::SHAPES;
 use super::generate;
 use super::latency::Pace;
 use super::limits::Running;
@@ -40,18 +41,6 @@ const DEARER_MODEL: &str = "claude-fable-5-1";
 const DEAR_COST: MicroUsd = MicroUsd(4_750_000);
 /// How often [`Fault::WebSearches`] searched.
 const SEARCHES: u64 = 20;
-
-/// Faults that decide what is in a reply.
-const SHAPES: [Fault; 8] = [
-    Fault::Huge,
-    Fault::ThinkingOnly,
-    Fault::ToolCut,
-    Fault::EmptyEndTurn,
-    Fault::MaxTokens,
-    Fault::Refusal,
-    Fault::RefusalBefore,
-    Fault::UsageOverBound,
-];
 
 /// One request as it arrived.
 #[derive(Debug, Clone, Copy)]

@@ -198,19 +198,22 @@ impl Fault {
     }
 }
 
+/// Faults that decide what is in a reply.
+pub(super) const SHAPES: [Fault; 8] = [
+    Fault::Huge,
+    Fault::ThinkingOnly,
+    Fault::ToolCut,
+    Fault::EmptyEndTurn,
+    Fault::MaxTokens,
+    Fault::Refusal,
+    Fault::RefusalBefore,
+    Fault::UsageOverBound,
+];
+
 /// Faults of which at most one can strike a reply: how it ends, what is in it, what is counted, when it begins, who made it.
 const EXCLUSIVE: [&[Fault]; 8] = [
     &[Fault::StallMidStream, Fault::CutMidStream, Fault::EofBeforeStop, Fault::ErrorEvent],
-    &[
-        Fault::Huge,
-        Fault::ThinkingOnly,
-        Fault::ToolCut,
-        Fault::EmptyEndTurn,
-        Fault::MaxTokens,
-        Fault::Refusal,
-        Fault::RefusalBefore,
-        Fault::UsageOverBound,
-    ],
+    &SHAPES,
     &[Fault::NoUsage, Fault::ZeroUsage],
     &[Fault::StallBeforeHeaders, Fault::LateHeaders],
     &[Fault::OtherModel, Fault::UnknownModel],
