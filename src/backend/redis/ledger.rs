@@ -7,7 +7,7 @@
 //! | `reservation:<id>` | string: `state amount tokens charged charged-tokens overrun until`, then instance, process, job, task, agent type, model and scopes, a line each |
 //! | `open` | sorted set of the open reservations by the end of their lease |
 //! | `adjustment:<request>` | hash: the balance that the request was answered with, and the number of its entry |
-//! | `entry`, `entries`, `entries:<job>` | number of the newest entry, which never falls, the stream of all, and the ids of each job's |
+//! | `entry`, `entries`, `entries:<job>` | number of the newest entry, which never falls, the stream of all (an item holds those written together and has the number of the first), and the ids of each job's |
 //!
 //! A step that many callers make (reserve, settle, release) shares its script with theirs, see `steps.rs`.
 //!

@@ -30,11 +30,11 @@ scripts! {
     LEDGER_OPEN: "lua/ledger_marked.lua" "lua/ledger_open.lua";
     LEDGER_CARRY: "lua/now.lua" "lua/ledger.lua" "lua/ledger_carry.lua";
     LEDGER_ENTER: "lua/now.lua" "lua/ledger.lua" "lua/ledger_enter.lua";
-    LEDGER_REPLAY: "lua/now.lua" "lua/ledger.lua" "lua/ledger_replay.lua";
+    LEDGER_REPLAY: "lua/now.lua" "lua/ledger.lua" "lua/ledger_scope.lua" "lua/ledger_replay.lua";
     LEDGER_STEPS: "lua/now.lua" "lua/ledger.lua" "lua/ledger_steps.lua";
     LEDGER_EXPIRE: "lua/now.lua" "lua/ledger.lua" "lua/ledger_expire.lua";
-    LEDGER_ADJUST: "lua/now.lua" "lua/ledger.lua" "lua/ledger_adjust.lua";
-    LEDGER_BALANCE: "lua/now.lua" "lua/ledger.lua" "lua/ledger_balance.lua";
+    LEDGER_ADJUST: "lua/now.lua" "lua/ledger.lua" "lua/ledger_scope.lua" "lua/ledger_adjust.lua";
+    LEDGER_BALANCE: "lua/now.lua" "lua/ledger.lua" "lua/ledger_scope.lua" "lua/ledger_balance.lua";
     LEDGER_ENTRIES: "lua/now.lua" "lua/ledger.lua" "lua/ledger_entries.lua";
     LEDGER_ORPHAN: "lua/now.lua" "lua/ledger.lua" "lua/ledger_orphan.lua";
     LOCK_ACQUIRE: "lua/now.lua" "lua/locks.lua" "lua/lock_deadlock.lua" "lua/lock_acquire.lua";

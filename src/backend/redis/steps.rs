@@ -2,17 +2,21 @@
 //!
 //! A script costs the server far more than one more step within it: finding the scopes, which those callers share, and
 //! writing them down. So while a script is under way, whoever comes gathers, and the next script serves all of them; a
-//! caller who is alone asks at once and by itself. Only when more have gathered than one script may serve do several follow
-//! one another without waiting for answers, so that they share the server's flush. Nobody may ever wait for company, and no
+//! caller who is alone asks at once and by itself. When enough have gathered to be worth a script of their own, it follows
+//! the one that is under way without waiting for its answers, so that the server works while this process does, and both
+//! share the server's flush. Nobody may ever wait for company, and no
 //! caller's step may be lost or answered because of another's: each is idempotent by its id, so a script that is repeated
 //! does nothing twice. Steps are made in the order in which they came.
 
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 
 use redis::{ScriptInvocation, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::unconstrained;
 use tokio::time::timeout;
 
 use super::Store;
@@ -23,6 +27,13 @@ use crate::backend::BackendError;
 
 /// Most steps of one script: one or two milliseconds of the server's time.
 const MOST_STEPS: usize = 64;
+
+/// Steps that are worth a script while another one is under way: with fewer the server spends more on scripts, with many more
+/// it waits for this process between them (`benches/budget.rs`, 10 to 250 callers).
+const ENOUGH_STEPS: usize = 8;
+
+/// How often in a row nobody may come while those who have just been answered are let go first.
+const IDLE_TURNS: u32 = 2;
 
 /// Most scripts under way at once; together they hold as many steps as a process has calls at most, by default.
 const MOST_SCRIPTS: u32 = 4;
@@ -147,36 +158,57 @@ pub(super) async fn run(store: Weak<Store>, gathered: Gathered) {
         }
         let Some(way) = fill(&mut batch, &mut orders, &ways).await else { return };
         let Some(store) = store.upgrade() else { return };
-        tokio::spawn(make_all(store, batch, way));
+        // What is polled here first is sent here: tasks begin in any order, but scripts have to arrive in that of their steps.
+        let mut making = Box::pin(unconstrained(make_all(store, batch, way)));
+        if poll_fn(|context| Poll::Ready(making.as_mut().poll(context))).await.is_pending() {
+            tokio::spawn(making);
+        }
     }
 }
 
-/// Waits until a script may go: a full one as soon as there is a way, any other one once none is under way.
+/// Waits until a script may go: a large one as soon as there is a way, any other one once none is under way.
 async fn fill(
     batch: &mut Vec<Order>,
     orders: &mut mpsc::Receiver<Order>,
     ways: &Arc<Semaphore>,
 ) -> Option<OwnedSemaphorePermit> {
     let mut none_under_way = pin!(Arc::clone(ways).acquire_many_owned(MOST_SCRIPTS));
-    while batch.len() < MOST_STEPS {
+    while batch.len() < ENOUGH_STEPS {
         let room = MOST_STEPS - batch.len();
         tokio::select! {
             biased;
             all = &mut none_under_way => {
-                // Whoever has just been answered often comes with the next step at once.
-                tokio::task::yield_now().await;
-                while batch.len() < MOST_STEPS
-                    && let Ok(order) = orders.try_recv()
-                {
-                    batch.push(order);
-                }
-                return one_of(all.ok()?);
+                let way = one_of(all.ok()?);
+                top_up(batch, orders).await;
+                return way;
             }
             count = orders.recv_many(batch, room) => if count == 0 { break },
         }
     }
     none_under_way.set(Arc::clone(ways).acquire_many_owned(1));
-    none_under_way.await.ok()
+    let way = none_under_way.await.ok();
+    take_gathered(batch, orders);
+    way
+}
+
+/// Takes those who come at once: whoever has just been answered often comes with the next step.
+async fn top_up(batch: &mut Vec<Order>, orders: &mut mpsc::Receiver<Order>) {
+    let mut idle_turns = 0;
+    while idle_turns < IDLE_TURNS && batch.len() < MOST_STEPS {
+        tokio::task::yield_now().await;
+        let before = batch.len();
+        take_gathered(batch, orders);
+        idle_turns = if batch.len() == before { idle_turns + 1 } else { 0 };
+    }
+}
+
+/// Takes those who have come, as many as a script may serve.
+fn take_gathered(batch: &mut Vec<Order>, orders: &mut mpsc::Receiver<Order>) {
+    while batch.len() < MOST_STEPS
+        && let Ok(order) = orders.try_recv()
+    {
+        batch.push(order);
+    }
 }
 
 async fn make_all(store: Arc<Store>, mut batch: Vec<Order>, _way: OwnedSemaphorePermit) {

@@ -6,8 +6,8 @@
 -- Lua and the server. So what belongs together is one string, too. A script that fails has written nothing.
 -- Amounts are whole micro-dollars, in token scopes tokens, in doubles: exact up to 2^53, and written without exponents.
 -- Numbers are turned into strings here, because the server does that more slowly.
-local P, call, format, match, gmatch = KEYS[1], redis.call, string.format, string.match, string.gmatch
-local MAX_MONEY, EXPIRED_PER_CALL, MOST_VALUES = 9007199254740992, 64, 1000
+local P, call, format, match, gmatch, sub = KEYS[1], redis.call, string.format, string.match, string.gmatch, string.sub
+local MAX_MONEY, EXPIRED_PER_CALL, MOST_VALUES, ENTRIES_PER_ITEM = 9007199254740992, 64, 1000, 64
 
 local known, seen = match(ARGV[2], '^(.*) (%d+)$')
 local epoch, newest = unpack(call('MGET', P .. ':epoch', P .. ':entry'))
@@ -21,7 +21,16 @@ if epoch ~= known then return redis.error_reply('DATALOST ' .. (epoch or 'none')
 
 local function told(answer) return { newest, answer } end
 
-local function whole(amount) return format('%d', amount) end
+-- Each number is turned into a string once; a script has few different ones.
+local digits = { [0] = '0' }
+local function whole(amount)
+    local text = digits[amount]
+    if not text then
+        text = format('%d', amount)
+        digits[amount] = text
+    end
+    return text
+end
 local at = whole(now)
 
 -- Scopes and reservations by name, as they are now; reservations that are not there are false. Lists of scopes by the
@@ -30,23 +39,26 @@ local scopes, reservations, lists = {}, {}, {}
 -- Names of what has to be read, and what has to be written.
 local unread, changed, kept, opened, closed, entries = {}, {}, {}, {}, {}, {}
 
--- Splits a list of scopes whose state is read by the next `read_scopes`. A window, `account/day:2026-11-21`, has counters of
--- its own and the rules of its policy, `account/day`.
+-- A scope that is read by the next `read_scopes`. A window, `account/day:2026-11-21`, has counters of its own and the rules
+-- of its policy, `account/day`.
+local function want(name)
+    local policy = match(name, '^(account/%a+):')
+    -- All its fields from the start: a table that grows costs more.
+    local scope = {
+        name = name, counts_tokens = name == 'tokens' or sub(name, -7) == '/tokens', rules = false, limit = false,
+        hold_back = 0, frozen = false, spent = 0, reserved = 0,
+    }
+    scopes[name], unread[#unread + 1] = scope, name
+    scope.rules = policy and (scopes[policy] or want(policy)) or scope
+    return scope
+end
+
+-- Splits a list of scopes whose state is read by the next `read_scopes`.
 local function scopes_of(listed)
     local list = lists[listed]
     if list then return list end
     list = {}
-    local function want(name)
-        local scope = scopes[name]
-        if not scope then
-            scope = { name = name, counts_tokens = name == 'tokens' or match(name, '/tokens$') ~= nil }
-            scopes[name], unread[#unread + 1] = scope, name
-            local policy = match(name, '^(account/%a+):')
-            scope.rules = policy and want(policy) or scope
-        end
-        return scope
-    end
-    for name in gmatch(listed, '[^\n]+') do list[#list + 1] = want(name) end
+    for name in gmatch(listed, '[^\n]+') do list[#list + 1] = scopes[name] or want(name) end
     lists[listed] = list
     return list
 end
@@ -56,28 +68,17 @@ local function read_scopes()
     local found = call('HMGET', P .. ':scopes', unpack(unread))
     for i, name in ipairs(unread) do
         local scope = scopes[name]
-        local limit, hold_back, frozen, spent, reserved =
-            match(found[i] or '- 0 0 0 0', '^(%S+) (%d+) (%d) (%d+) (%d+)$')
-        scope.limit, scope.hold_back, scope.frozen = tonumber(limit), tonumber(hold_back), frozen == '1'
-        scope.spent, scope.reserved = tonumber(spent), tonumber(reserved)
+        if found[i] then
+            local limit, hold_back, frozen, spent, reserved = match(found[i], '^(%S+) (%d+) (%d) (%d+) (%d+)$')
+            scope.limit, scope.hold_back, scope.frozen = limit ~= '-' and limit + 0, hold_back + 0, frozen == '1'
+            scope.spent, scope.reserved = spent + 0, reserved + 0
+        end
     end
     unread = {}
 end
 
--- One scope, read at once.
-local function scope_of(name)
-    local scope = scopes_of(name)[1]
-    read_scopes()
-    return scope
-end
-
-local function change(scope) changed[scope.name] = scope end
-
-local function balance(scope)
-    local rules = scope.rules
-    return rules.limit and whole(rules.limit) or '', whole(scope.spent), whole(scope.reserved), whole(rules.hold_back),
-        rules.frozen and '1' or '0'
-end
+-- What can be held of an amount.
+local function held(amount) return amount < 0 and 0 or amount > MAX_MONEY and MAX_MONEY or amount end
 
 -- A reservation is one string: state, amount, tokens, charge, charged tokens, overrun and end of its lease, then instance,
 -- process, job, task, agent type, model and its scopes, a line each.
@@ -96,9 +97,9 @@ local function read_reservations(ids)
                 match(found, '^(%a+) (%d+) (%d+) (%d+) (%d+) (%d) (%d+)\n(.*)$')
             local about, listed = match(rest, '^[^\n]*\n[^\n]*\n([^\n]*\n[^\n]*\n[^\n]*\n[^\n]*)\n(.*)$')
             reservations[missing[i]] = {
-                id = missing[i], state = state, amount = tonumber(amount), tokens = tonumber(tokens),
-                charged = tonumber(charged), charged_tokens = tonumber(charged_tokens), overrun = overrun == '1',
-                ends = tonumber(ends), rest = rest, about = about, scopes = scopes_of(listed),
+                id = missing[i], state = state, amount = amount + 0, tokens = tokens + 0, charged = charged + 0,
+                charged_tokens = charged_tokens + 0, overrun = overrun == '1', ends = ends + 0, rest = rest,
+                about = about, scopes = scopes_of(listed),
             }
         end
     end
@@ -108,15 +109,15 @@ end
 -- reservation, job, task, agent type, model and note. about: job, task, agent type and model, a line each.
 local function enter(kind, reservation, about, reserved, charged, usage, note)
     entries[#entries + 1] = about
-    entries[#entries + 1] = format('%s %s %d %d %s\n%s\n%s\n%s', kind, at, reserved, charged, usage or '', reservation,
-        about, note or '')
+    entries[#entries + 1] = kind .. ' ' .. at .. ' ' .. whole(reserved) .. ' ' .. whole(charged) .. ' ' .. (usage or '')
+        .. '\n' .. reservation .. '\n' .. about .. '\n' .. (note or '')
 end
 
 -- Sets money and tokens aside, whatever the limits say. rest: everything but numbers, as it is written; about: its middle.
 local function open(id, amount, tokens, ends, rest, about, list)
     for _, scope in ipairs(list) do
-        scope.reserved = math.min(MAX_MONEY, scope.reserved + (scope.counts_tokens and tokens or amount))
-        change(scope)
+        scope.reserved = held(scope.reserved + (scope.counts_tokens and tokens or amount))
+        changed[scope.name] = scope
     end
     local reservation = {
         id = id, state = 'open', amount = amount, tokens = tokens, charged = 0, charged_tokens = 0, overrun = false,
@@ -148,9 +149,9 @@ local function close(reservation, state, charge, tokens, usage)
             -- What was released is no longer set aside, so that even the reserved amount may lead past a limit.
             overrun = true
         end
-        scope.spent = math.min(MAX_MONEY, math.max(0, scope.spent - refund) + cost)
-        if before == 'open' then scope.reserved = math.max(0, scope.reserved - aside) end
-        change(scope)
+        scope.spent = held(held(scope.spent - refund) + cost)
+        if before == 'open' then scope.reserved = held(scope.reserved - aside) end
+        changed[scope.name] = scope
     end
     if overrun then
         -- No window: tomorrow's is another one.
@@ -215,13 +216,19 @@ local function send(command, key, values)
     end
 end
 
--- The record: a stream with an item per entry, and one per job whose items name ids of entries, ascending throughout.
+-- The record: a stream whose items hold entries that were written together, the first of which gives an item its id, and
+-- one per job whose items name ids of entries; ascending throughout.
 local function write_entries()
     newest = call('INCRBY', P .. ':entry', #entries / 2)
-    local jobs, id = {}, newest - #entries / 2
+    local jobs, id, item, values = {}, newest - #entries / 2, nil, nil
     for i = 1, #entries, 2 do
         id = id + 1
-        call('XADD', P .. ':entries', whole(id) .. '-0', 'entry', entries[i + 1])
+        if not item then item, values = whole(id) .. '-0', {} end
+        values[#values + 1], values[#values + 2] = 'entry', entries[i + 1]
+        if #values == 2 * ENTRIES_PER_ITEM or i + 2 > #entries then
+            call('XADD', P .. ':entries', item, unpack(values))
+            item = nil
+        end
         local job = match(entries[i], '^[^\n]+')
         if job then
             local ids = jobs[job] or {}
@@ -251,9 +258,9 @@ local function write_down()
     values = {}
     for id, reservation in pairs(kept) do
         values[#values + 1] = P .. ':reservation:' .. id
-        values[#values + 1] = format('%s %d %d %d %d %d %d\n%s', reservation.state, reservation.amount,
-            reservation.tokens, reservation.charged, reservation.charged_tokens, reservation.overrun and 1 or 0,
-            reservation.ends, reservation.rest)
+        values[#values + 1] = reservation.state .. ' ' .. whole(reservation.amount) .. ' ' .. whole(reservation.tokens)
+            .. ' ' .. whole(reservation.charged) .. ' ' .. whole(reservation.charged_tokens)
+            .. (reservation.overrun and ' 1 ' or ' 0 ') .. whole(reservation.ends) .. '\n' .. reservation.rest
     end
     send('MSET', nil, values)
     values = {}
@@ -263,11 +270,4 @@ local function write_down()
     end
     send('ZADD', P .. ':open', values)
     if #entries > 0 then write_entries() end
-end
-
--- The balance that a change of a scope was answered with, for whoever asks again.
-local function write_adjustment(request, became)
-    local limit, spent, reserved, held_back, frozen = unpack(became)
-    call('HSET', P .. ':adjustment:' .. request, 'limit', limit, 'spent', spent, 'reserved', reserved,
-        'hold_back', held_back, 'frozen', frozen)
 end

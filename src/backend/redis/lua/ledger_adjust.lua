@@ -26,7 +26,7 @@ if limit and limit > MAX_MONEY then
     return told({ 0, whole(limit) })
 end
 scope.limit = limit
-change(scope)
+changed[scope.name] = scope
 enter('adjust', request, ARGV[8] .. '\n\n\n', 0, 0, nil, ARGV[7])
 local became = { balance(scope) }
 write_down()

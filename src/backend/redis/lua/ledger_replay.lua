@@ -48,7 +48,7 @@ function steps.adjust(record)
     if not record.entry or record.entry >= last then
         scope.limit = record.limit ~= cjson.null and record.limit or nil
         scope.hold_back, scope.frozen = record.hold_back, record.frozen
-        change(scope)
+        changed[scope.name] = scope
         latest[record.scope] = record.entry or 0
     end
     local became = { balance(scope) }
@@ -70,7 +70,7 @@ function steps.carry(record)
         scope.hold_back, scope.frozen = record.hold_back, record.frozen
     end
     scope.spent = record.spent
-    change(scope)
+    changed[scope.name] = scope
     latest[record.scope] = record.entry
     if record.charged > 0 then
         local about = record.job .. '\n\n' .. record.agent .. '\n'

@@ -11,7 +11,7 @@ local steps, answers = {}, {}
 
 function steps.reserve(id, amount, tokens, lease, may_use_held_back, owner, about, listed, needs_limit)
     if reservations[id] then return { 1 } end
-    amount, tokens = tonumber(amount), tonumber(tokens)
+    amount, tokens = amount + 0, tokens + 0
     local list = scopes_of(listed)
     for i, scope in ipairs(list) do
         if scope.rules.frozen then return { 3, i - 1 } end
@@ -20,20 +20,20 @@ function steps.reserve(id, amount, tokens, lease, may_use_held_back, owner, abou
         local rules, asked = scope.rules, scope.counts_tokens and tokens or amount
         if rules.limit then
             local held_back = may_use_held_back == '1' and 0 or rules.hold_back
-            local available = math.max(0, rules.limit - scope.spent - scope.reserved - held_back)
+            local available = held(rules.limit - scope.spent - scope.reserved - held_back)
             if asked > available then return { 2, i - 1, whole(available) } end
-        elseif string.sub(needs_limit, i, i) == '!' then
+        elseif sub(needs_limit, i, i) == '!' then
             return { 2, i - 1, 0 }
         end
     end
-    open(id, amount, tokens, now + tonumber(lease), owner .. '\n' .. about .. '\n' .. listed, about, list)
+    open(id, amount, tokens, now + lease, owner .. '\n' .. about .. '\n' .. listed, about, list)
     return { 1 }
 end
 
 function steps.settle(id, amount, usage)
     local reservation = current(id)
     if not reservation then return {} end
-    if reservation.state ~= 'settled' then settle(reservation, tonumber(amount), usage) end
+    if reservation.state ~= 'settled' then settle(reservation, amount + 0, usage) end
     return { whole(reservation.charged), reservation.overrun and 1 or 0 }
 end
 
