@@ -4,12 +4,14 @@
 //! directory of its own, so that a restart shows what a crash would leave.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::print_stderr, reason = "a failed test shows what its server said")]
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -17,14 +19,25 @@ use tempfile::TempDir;
 /// Longest wait for the server to be ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Pause before a server is started again whose port somebody else has taken for a moment.
+const TAKEN: Duration = Duration::from_millis(50);
+
 /// Attempts at finding a port that nobody else takes meanwhile.
 const PORTS: usize = 10;
 
 /// A running server. Dropping it kills it.
 pub(crate) struct NatsServer {
     child: Child,
+    /// What it greets with, and no other server does.
+    name: String,
     port: u16,
     directory: TempDir,
+}
+
+/// A name that no server has but one of this process's.
+fn fresh_name() -> String {
+    static STARTED: AtomicUsize = AtomicUsize::new(0);
+    format!("test-{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed))
 }
 
 fn spawn(directory: &Path, port: u16) -> Child {
@@ -59,17 +72,16 @@ impl NatsServer {
         let ports = listeners.map(|listener| listener.local_addr().expect("an address").port());
         let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(", ");
         ports.map(|port| {
-            Self::with(&format!(
-                "server_name: s{port}\ncluster {{ name: c, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}"
-            ))
+            let cluster = format!("cluster {{ name: c, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}");
+            Self::with(&cluster)
         })
     }
 
     fn begin(configuration: &str, jetstream: bool) -> Self {
-        let mut log = String::new();
+        let (name, mut log) = (fresh_name(), String::new());
         for _ in 0..PORTS {
             let directory = tempfile::tempdir().expect("a temporary directory");
-            let mut text = format!("host: 127.0.0.1\n{configuration}\n");
+            let mut text = format!("server_name: {name}\nhost: 127.0.0.1\n{configuration}\n");
             if jetstream {
                 let store = directory.path().join("streams");
                 // Streams reserve their largest size; how much this disk has left is not what is tested.
@@ -81,7 +93,7 @@ impl NatsServer {
             let port = listener.local_addr().expect("an address").port();
             drop(listener);
             let child = spawn(directory.path(), port);
-            let mut server = Self { child, port, directory };
+            let mut server = Self { child, name: name.clone(), port, directory };
             if server.is_ready() {
                 return server;
             }
@@ -105,12 +117,15 @@ impl NatsServer {
         panic!("nats-server is not ready after {PATIENCE:?}: {}", self.log());
     }
 
-    /// Whether somebody greets on the port, in clear text as NATS servers do even where TLS follows.
+    /// Whether this very server greets, and not another one that was faster on the port, in clear text as NATS servers do even
+    /// where TLS follows.
     fn greets(&self) -> bool {
         let Ok(connection) = TcpStream::connect(("127.0.0.1", self.port)) else { return false };
         connection.set_read_timeout(Some(PATIENCE)).expect("a time limit");
         let mut greeting = String::new();
-        BufReader::new(connection).read_line(&mut greeting).is_ok() && greeting.starts_with("INFO {")
+        BufReader::new(connection).read_line(&mut greeting).is_ok()
+            && greeting.starts_with("INFO {")
+            && greeting.contains(&format!("\"server_name\":\"{}\"", self.name))
     }
 
     fn log(&self) -> String {
@@ -135,8 +150,13 @@ impl NatsServer {
 
     /// Starts it again on its port and directory, after a [`kill`](Self::kill).
     pub(crate) fn start_again(&mut self) {
+        let start = Instant::now();
         self.child = spawn(self.directory.path(), self.port);
-        assert!(self.is_ready(), "nats-server does not start again: {}", self.log());
+        while !self.is_ready() {
+            assert!(start.elapsed() < PATIENCE, "nats-server does not start again: {}", self.log());
+            std::thread::sleep(TAKEN);
+            self.child = spawn(self.directory.path(), self.port);
+        }
     }
 
     /// Kills it and starts it again.
@@ -175,6 +195,16 @@ impl NatsServer {
 
 impl Drop for NatsServer {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let (log, ended) = (self.log(), self.child.try_wait());
+            let last: Vec<&str> = log.lines().rev().take(20).collect();
+            eprintln!(
+                "nats-server {} at {} ({ended:?}) says last, newest first:\n{}",
+                self.name,
+                self.port,
+                last.join("\n")
+            );
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -16,6 +16,9 @@ use tempfile::TempDir;
 /// Longest wait for the server to be ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Pause before a server is started again whose port somebody else has taken for a moment.
+const TAKEN: Duration = Duration::from_millis(50);
+
 /// Attempts at finding a port that nobody else takes meanwhile.
 const PORTS: usize = 10;
 
@@ -160,8 +163,13 @@ impl RedisServer {
 
     /// Starts it again on its port and directory, after a [`kill`](Self::kill).
     pub(crate) fn start_again(&mut self) {
+        let start = Instant::now();
         self.child = spawn(self.directory.path(), self.port, self.is_tls, &self.arguments);
-        assert!(self.is_ready(), "redis-server does not start again: {}", self.log());
+        while !self.is_ready() {
+            assert!(start.elapsed() < PATIENCE, "redis-server does not start again: {}", self.log());
+            std::thread::sleep(TAKEN);
+            self.child = spawn(self.directory.path(), self.port, self.is_tls, &self.arguments);
+        }
     }
 
     /// The same with more options from now on.
