@@ -3,6 +3,7 @@
 //! What is shown is the fold of the job's log, the same that the coordinator acts on, so the view cannot disagree with
 //! the work. Watching never writes.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Failure;
@@ -13,7 +14,7 @@ use crate::backend::Backend;
 use crate::clock::Timestamp;
 use crate::coordinator::CoordinatorError;
 use crate::job::{Job, JobStatus};
-use crate::protocol::{Event, JobId, MicroUsd, Origin, RecordedEvent};
+use crate::protocol::{Event, FailureKind, JobId, MicroUsd, Origin, RecordedEvent, TaskId};
 
 /// Events read at once.
 const PAGE: usize = 1_000;
@@ -142,6 +143,8 @@ pub(super) struct Live<'a> {
     watched: Watched,
     bars: Option<Bars>,
     lines: Lines,
+    /// Tasks that have been said to wait for money: they ask again whenever other calls give back what they did not need.
+    waiting: HashSet<TaskId>,
 }
 
 /// Where plain lines go.
@@ -164,7 +167,7 @@ impl<'a> Live<'a> {
         let watched = Watched::load(backend, id).await?;
         let drawn = screen.live && (lines == Lines::Notes || screen.terminal);
         let bars = drawn.then(|| Bars::new(&watched));
-        Ok(Self { screen, backend, watched, bars, lines })
+        Ok(Self { screen, backend, watched, bars, lines, waiting: HashSet::new() })
     }
 
     pub(super) const fn watched(&self) -> &Watched {
@@ -180,10 +183,16 @@ impl<'a> Live<'a> {
 
     /// Shows what has been logged so far; false when that is nothing new.
     pub(super) async fn catch_up(&mut self) -> Result<bool, Failure> {
-        let Self { screen, backend, watched, bars, lines } = self;
+        let Self { screen, backend, watched, bars, lines, waiting } = self;
         let news = watched
             .refresh(backend, |watched, recorded| {
-                let shown = bars.is_none() || is_remarkable(&recorded.event);
+                let is_news = match &recorded.event {
+                    Event::TaskFailed { task, failure, .. } if failure.kind == FailureKind::Budget => {
+                        waiting.insert(task.clone())
+                    }
+                    _ => true,
+                };
+                let shown = is_news && (bars.is_none() || is_remarkable(&recorded.event));
                 if let Some(line) = describe(watched, recorded).filter(|_| shown) {
                     print(screen, bars.as_ref(), *lines, &line);
                 }

@@ -5,7 +5,7 @@
 use super::live::Watched;
 use super::pause;
 use super::words::{money, seconds};
-use crate::protocol::{Event, JobOutcome, RecordedEvent, TaskKind};
+use crate::protocol::{Event, FailureKind, JobOutcome, RecordedEvent, TaskKind};
 
 /// Longest message of a failure that is repeated in a line, in characters.
 const MAX_MESSAGE: usize = 300;
@@ -72,8 +72,12 @@ fn task(watched: &Watched, event: &Event) -> String {
             }
         }
         Event::TaskFailed { task, attempt, failure, retry_at, .. } => {
+            let (code, message) = (&failure.code, first_line(&failure.message));
+            if failure.kind == FailureKind::Budget {
+                return format!("{task} waits for money: [{code}] {message}");
+            }
             let next = if retry_at.is_some() { "will be tried again" } else { "is not tried again for now" };
-            format!("{task} attempt {attempt} failed, {next}: [{}] {}", failure.code, first_line(&failure.message))
+            format!("{task} attempt {attempt} failed, {next}: [{code}] {message}")
         }
         Event::TaskDead { task, reason } => format!("gave up on {task}: {}", first_line(reason)),
         Event::TaskSkipped { task, because } => format!("skipped {task}: it needs {because}"),

@@ -2,6 +2,8 @@
 //!
 //! Processes are synchronised by the lines they print, never by time.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::{Active, Room, example, finished};
@@ -101,6 +103,10 @@ fn a_job_that_no_process_works_on_is_cancelled_all_the_same() {
 fn a_job_without_money_is_topped_up_and_resumed() {
     let room = Room::new();
     let stopped = room.finish_job(&["--out", "out", "--budget", "0.45"]).expect(4);
+    let waiting: Vec<&str> =
+        stopped.err.lines().filter_map(|line| line.split_once(" waits for money: ")).map(|(task, _)| task).collect();
+    let distinct: HashSet<&str> = waiting.iter().copied().collect();
+    assert!(!waiting.is_empty() && waiting.len() == distinct.len(), "said once of each task: {waiting:?}");
     assert!(stopped.out.contains("codeswarm budget top-up"), "{}", stopped.out);
     let again = room.run(&["resume"]).expect(4);
     assert!(again.err.contains("has not been raised"), "{}", again.err);
