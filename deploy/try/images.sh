@@ -10,7 +10,7 @@ image_base() {
     mirror=$(awk '/^URIs:/ { print $2; exit }' /etc/apt/sources.list.d/debian.sources 2>/dev/null || true)
     rm -rf "$rootfs"
     debootstrap --variant=minbase --include=ca-certificates,git,redis-server,busybox-static \
-      bookworm "$rootfs" "${mirror:-http://deb.debian.org/debian}" > "$work/debootstrap.log" 2>&1 \
+      bookworm "$rootfs" ${mirror:+"$mirror"} > "$work/debootstrap.log" 2>&1 \
       || { tail -5 "$work/debootstrap.log" >&2; return 1; }
     rm -rf "$rootfs"/var/cache/apt/archives/*.deb "$rootfs"/var/lib/apt/lists/*
     touch "$rootfs/etc/codeswarm-complete"
