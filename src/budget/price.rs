@@ -16,7 +16,8 @@ mod tests;
 use std::collections::BTreeMap;
 
 pub use parse::ThinkingGate;
-pub use terms::{Part, Terms, Unpinned};
+pub(crate) use terms::keep;
+pub use terms::{Named, Part, Terms, Unpinned};
 
 use self::season::{Season, Window};
 use self::terms::{Cost, Surcharges};
@@ -341,6 +342,19 @@ impl PriceTable {
     pub fn with_endpoint(mut self, name: &str, prices: EndpointPrices) -> Self {
         self.endpoints.insert(name.to_owned(), prices);
         self
+    }
+
+    /// The table as one endpoint sees it, which knows nothing of its own name: what is said of `name/model` holds for `model`.
+    #[must_use]
+    pub fn seen_from(&self, name: &str) -> Self {
+        let mut table = self.clone();
+        let own = self.models.iter().filter_map(|(full, price)| {
+            let (endpoint, model) = full.split_once('/')?;
+            (endpoint == name).then(|| (model.to_owned(), price.clone()))
+        });
+        table.models.extend(own);
+        table.aliases = aliases(&table.models);
+        table
     }
 
     /// The price of `model`, if it is known: named in full or without its date suffix, plain or as `endpoint/model`.

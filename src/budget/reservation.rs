@@ -239,7 +239,9 @@ impl Drop for Reservation {
         if let Some(ending) = self.on_drop.take() {
             let id = std::mem::take(&mut self.id);
             // Without a settler (the runtime is going down) the lease charges it.
-            drop(self.treasurer.settler.send(Order::End { id, ending, until: self.until }));
+            let is_overrun = matches!(ending, Ending::Charge(settlement) if settlement.amount > self.amount);
+            let until = (!is_overrun).then_some(self.until);
+            drop(self.treasurer.settler.send(Order::End { id, ending, until }));
         }
     }
 }

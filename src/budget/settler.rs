@@ -2,8 +2,9 @@
 //!
 //! `Drop` cannot await, and a ledger can be away just when a call ends. Both hand the reservation over with what is known
 //! about it. Each has a task of its own, so that none waits behind another for a ledger that is away, and is tried with
-//! growing pauses until the end of its lease: from then on an open reservation counts as spent anyway. A shutdown waits for
-//! them only for a minute. They must never turn an unknown outcome into free money.
+//! growing pauses until the end of its lease: from then on an open reservation counts as spent anyway. A call that cost more
+//! than was set aside is never given up, because only its settlement tells the ledger so. A shutdown waits for them only
+//! for a minute. They must never turn an unknown outcome into free money.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +29,8 @@ pub(super) enum Ending {
 /// What the settler is told.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// End this reservation, whose lease is over at `until`.
-    End { id: String, ending: Ending, until: Instant },
+    /// End this reservation, by `until` when its lease says the same from then on.
+    End { id: String, ending: Ending, until: Option<Instant> },
     /// Give this back, should it have been granted without anybody having heard of it.
     Withdraw(Box<ReserveRequest>),
     /// Answer once everything before this is done, or has been tried for as long as a shutdown waits.
@@ -52,16 +53,22 @@ const SHUTDOWN: Duration = Duration::from_secs(58);
 /// A task's way of waiting for the ledger.
 struct Patience {
     pause: Duration,
-    until: Instant,
+    /// `None`: for as long as the process lives.
+    until: Option<Instant>,
     is_ending: watch::Receiver<bool>,
 }
 
 impl Patience {
+    /// Whether the ledger may answer after this error. Books that were lost are rebuilt one day.
+    fn outlasts(&self, error: &BackendError) -> bool {
+        error.retry().is_retryable() || (self.until.is_none() && matches!(error, BackendError::DataLost { .. }))
+    }
+
     /// Waits for the next attempt; false when there is none.
     async fn pass(&mut self) -> bool {
         let longest = if *self.is_ending.borrow() { LONGEST_AT_THE_END } else { PAUSES.1 };
         let pause = self.pause.min(longest);
-        if Instant::now() + pause >= self.until {
+        if self.until.is_some_and(|until| Instant::now() + pause >= until) {
             return false;
         }
         let was_ending = *self.is_ending.borrow();
@@ -93,7 +100,7 @@ pub(super) async fn run(ledger: Arc<dyn Ledger>, mut orders: mpsc::UnboundedRece
                 tasks.spawn(async move { end_reservation(ledger.as_ref(), &id, ending, patience).await });
             }
             Order::Withdraw(request) => {
-                let patience = patience(Instant::now() + request.lease);
+                let patience = patience(Some(Instant::now() + request.lease));
                 tasks.spawn(async move { withdraw(ledger.as_ref(), &request, patience).await });
             }
             Order::Flush(done) => {
@@ -119,12 +126,17 @@ async fn end_reservation(ledger: &dyn Ledger, id: &str, ending: Ending, mut pati
     loop {
         match end_once(ledger, id, ending).await {
             Ok(outcome) => {
-                tracing::info!(reservation = id, ?ending, charged = %outcome.charged, "ended an abandoned reservation");
+                let charged = outcome.charged;
+                if outcome.overrun {
+                    tracing::error!(reservation = id, %charged, "a call cost more than its proven worst case; its scopes are frozen");
+                } else {
+                    tracing::info!(reservation = id, %charged, "ended an abandoned reservation");
+                }
                 return;
             }
-            Err(error) if error.retry().is_retryable() && patience.pass().await => {}
+            Err(error) if patience.outlasts(&error) && patience.pass().await => {}
             Err(error) => {
-                tracing::error!(reservation = id, ?ending, %error, "cannot end a reservation; its lease will charge it");
+                tracing::error!(reservation = id, %error, "cannot end a reservation; its lease will charge it");
                 return;
             }
         }

@@ -8,6 +8,9 @@ use std::path::Path;
 
 use super::{ConfigError, Environment};
 
+/// The shortest beginning of a secret that is struck from texts, in bytes; less of it is of no use to anybody.
+const SHORTEST_STRUCK: usize = 8;
+
 /// A text that its `Debug` and `Display` forms never show.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -17,6 +20,16 @@ impl Secret {
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
+    }
+
+    /// Takes the secret out of a text that somebody else wrote, also where only its beginning was kept.
+    pub fn strike_from(&self, text: &mut String) {
+        let Some(beginning) = self.0.get(..SHORTEST_STRUCK) else { return };
+        while let Some(at) = text.find(beginning) {
+            let same = text[at..].bytes().zip(self.0.bytes()).take_while(|(found, own)| found == own).count();
+            let end = text.ceil_char_boundary(at + same);
+            text.replace_range(at..end, "[secret]");
+        }
     }
 
     /// Reads the file that the setting `key` names, without the white space around its text.
@@ -104,6 +117,25 @@ mod tests {
     fn a_secret_never_prints_itself() {
         let secret = Secret::new("sk-hidden");
         assert!(!format!("{secret:?} {secret}").contains("hidden"));
+    }
+
+    #[test]
+    fn a_secret_is_struck_from_texts_also_where_they_were_cut() {
+        let secret = Secret::new("sk-ant-0123456789");
+        for (said, expected) in [
+            ("bad key sk-ant-0123456789 given, sk-ant-0123456789", "bad key [secret] given, [secret]"),
+            ("cut: sk-ant-01234", "cut: [secret]"),
+            ("cut: sk-ant-0ü", "cut: [secret]ü"),
+            ("your key begins with sk-ant", "your key begins with sk-ant"),
+            ("nothing", "nothing"),
+        ] {
+            let mut text = said.to_owned();
+            secret.strike_from(&mut text);
+            assert_eq!(text, expected);
+        }
+        let mut text = "none of it".to_owned();
+        Secret::new("none").strike_from(&mut text);
+        assert_eq!(text, "none of it");
     }
 
     #[test]

@@ -166,7 +166,8 @@ fn provider(
     replay: Option<&str>,
 ) -> Result<Arc<dyn Provider>, FleetError> {
     let own = endpoint(settings, name);
-    let (limits, models) = (limits(settings), Some(Arc::clone(prices)));
+    let models = if name == PLAIN { Arc::clone(prices) } else { Arc::new(prices.seen_from(name)) };
+    let (limits, models) = (limits(settings), Some(models));
     let Endpoint { base_url, key_variable, .. } = address(settings, name);
     let preset = Preset::named(own.kind(name));
     let base_url = match (replay, preset) {

@@ -112,8 +112,15 @@ impl Anthropic {
             None => Arc::new(PriceTable::builtin().map_err(|error| LlmError::Unsupported(error.to_string()))?),
         };
         let headers = headers(&config.api_key)?;
-        let connection =
-            Connection::new(&config.base_url, "v1/messages", headers, config.limits(), errors::describe, "request-id")?;
+        let connection = Connection::new(
+            &config.base_url,
+            "v1/messages",
+            headers,
+            config.limits(),
+            errors::describe,
+            "request-id",
+            Some(config.api_key.clone()),
+        )?;
         let counter = (endpoint(&config.base_url, count::PATH)?, config.idle_timeout.min(count::PATIENCE));
         Ok(Self { connection, counter, models, max_reply_bytes: config.max_reply_bytes })
     }

@@ -147,6 +147,23 @@ pub enum LlmError {
 }
 
 impl LlmError {
+    /// The same error with every text that comes from outside rewritten.
+    #[must_use]
+    pub(super) fn rewritten(mut self, rewrite: impl Fn(&mut String)) -> Self {
+        match &mut self {
+            Self::Status { kind, message, .. } => {
+                rewrite(kind);
+                rewrite(message);
+            }
+            Self::Connect { reason }
+            | Self::Cut { reason, .. }
+            | Self::Timeout { reason }
+            | Self::Malformed { reason } => rewrite(reason),
+            _ => {}
+        }
+        self
+    }
+
     /// What the attempt may have cost.
     #[must_use]
     pub fn charge(&self) -> Charge {

@@ -89,6 +89,8 @@ pub(in crate::llm) struct Connection {
     describe: Describe,
     /// Header under which the provider names the call.
     request_id: &'static str,
+    /// What no text of the provider may carry out of here.
+    key: Option<Secret>,
 }
 
 impl fmt::Debug for Connection {
@@ -109,6 +111,7 @@ impl Connection {
         limits: Limits,
         describe: Describe,
         request_id: &'static str,
+        key: Option<Secret>,
     ) -> Result<Self, LlmError> {
         let endpoint = endpoint(base_url, path)?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -137,7 +140,7 @@ impl Connection {
         let client = builder.build().map_err(|error| {
             LlmError::Unsupported(format!("the HTTP client cannot be set up: {}", errors::chain(error)))
         })?;
-        Ok(Self { client, endpoint, limits, describe, request_id })
+        Ok(Self { client, endpoint, limits, describe, request_id, key })
     }
 
     /// Sends once and reads the whole reply, within the total timeout, until `cancel`.
@@ -148,12 +151,21 @@ impl Connection {
         cancel: &CancellationToken,
     ) -> Result<LlmReply, LlmError> {
         let total = self.limits.total_timeout;
-        tokio::select! {
+        let result = tokio::select! {
             biased;
             () = cancel.cancelled() => Err(LlmError::Cancelled),
             result = timeout(total, self.call(prepared, assembler)) => result.unwrap_or_else(|_| {
                 Err(LlmError::Timeout { reason: format!("no complete reply within {total:?}") })
             }),
+        };
+        result.map_err(|error| self.without_key(error))
+    }
+
+    /// Some servers quote the key that they were sent.
+    fn without_key(&self, error: LlmError) -> LlmError {
+        match &self.key {
+            Some(key) => error.rewritten(|text| key.strike_from(text)),
+            None => error,
         }
     }
 
@@ -176,7 +188,8 @@ impl Connection {
             })
         };
         let late = || LlmError::Timeout { reason: format!("no answer within {limit:?}") };
-        timeout(limit, asking).await.unwrap_or_else(|_| Err(late()))
+        let answer = timeout(limit, asking).await.unwrap_or_else(|_| Err(late()));
+        answer.map_err(|error| self.without_key(error))
     }
 
     async fn call(&self, prepared: &Prepared, assembler: impl Assemble) -> Result<LlmReply, LlmError> {

@@ -204,6 +204,13 @@ impl Metered {
                 return Err(refused);
             }
         };
+        if cancel.is_cancelled() {
+            bill.give_back(reservation).await;
+            if let Some(pass) = pass {
+                pass.unused().await;
+            }
+            return Err(LlmError::Cancelled);
+        }
         prepared.began = warm.began();
         let result = self.send(&prepared, reservation, cancel, bill).await;
         drop(warm);
@@ -320,10 +327,7 @@ impl Bill {
     async fn pay(&mut self, reservation: Reservation, settlement: Option<Settlement>) {
         let id = reservation.id().to_owned();
         let Some(settlement) = settlement else {
-            if let Err(error) = reservation.release().await {
-                tracing::warn!(reservation = id, %error, "a release is left to the settler");
-            }
-            return;
+            return self.give_back(reservation).await;
         };
         self.usage = self.usage.plus(settlement.usage);
         let reserved = reservation.amount();
@@ -340,8 +344,20 @@ impl Bill {
             }
             Err(error) => {
                 self.cost = self.cost.saturating_add(settlement.amount);
+                // The settler does not give up before it is on the books.
+                if settlement.amount > reserved {
+                    self.overrun = Some(Overrun { reserved, charged: settlement.amount });
+                }
                 tracing::warn!(reservation = id, %error, "a settlement is left to the settler");
             }
+        }
+    }
+
+    /// Ends the reservation of a call that provably cost nothing.
+    async fn give_back(&self, reservation: Reservation) {
+        let id = reservation.id().to_owned();
+        if let Err(error) = reservation.release().await {
+            tracing::warn!(reservation = id, %error, "a release is left to the settler");
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod anthropic;
 mod check;
+mod counter;
 pub mod error;
 pub mod guards;
 pub mod headroom;

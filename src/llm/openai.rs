@@ -11,6 +11,7 @@ mod request;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::fmt;
 use std::sync::Arc;
@@ -210,6 +211,7 @@ impl OpenAi {
             config.limits,
             errors::describe,
             "x-request-id",
+            config.api_key.clone(),
         )?;
         Ok(Self { connection, style: config.style, models, max_reply_bytes: config.limits.max_reply_bytes })
     }

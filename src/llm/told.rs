@@ -4,15 +4,19 @@
 //! each of them it matters which model had begun to answer and on which terms, so this is noted while the reply is being
 //! read. It only grows more exact; what was said once must never be forgotten before the call is settled.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::budget::Terms;
+use crate::protocol::Usage;
 
 /// What a reply has said so far.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Told {
-    /// The model that answers, as it names itself; `None` until it does.
-    pub model: Option<String>,
+    /// Every model that answers, as it names itself; none until it does.
+    pub models: BTreeSet<String>,
+    /// The most that was reported of each kind of token, however the reply ends; `None` until something is.
+    pub usage: Option<Usage>,
     /// What changes the price besides tokens.
     pub terms: Terms,
 }
@@ -34,8 +38,11 @@ impl ToldSlot {
 
     /// Notes what has been said up to now.
     pub fn note(&self, mut told: Told) {
-        for model in told.model.iter_mut().chain(told.terms.parts.iter_mut().filter_map(|part| part.model.as_mut())) {
-            model.insert_str(0, &self.prefix);
+        if !self.prefix.is_empty() {
+            told.models = told.models.iter().map(|model| format!("{}{model}", self.prefix)).collect();
+            for model in told.terms.parts.iter_mut().filter_map(|part| part.model.as_mut()) {
+                model.insert_str(0, &self.prefix);
+            }
         }
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
     }

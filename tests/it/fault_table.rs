@@ -94,12 +94,13 @@ impl Provider for Asking {
 }
 
 /// Combinations that show more than their parts do.
-const COMBINED: [&str; 5] = [
+const COMBINED: [&str; 6] = [
     "cut-mid-stream+other-model",
     "stall-mid-stream+other-model",
     "cut-mid-stream+unknown-model",
     "cut-mid-stream+us-region",
     "error-event+fast-mode",
+    "usage-over-bound+eof-before-stop",
 ];
 
 /// What the Messages API refuses because of the model.

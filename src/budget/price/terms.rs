@@ -14,6 +14,8 @@ use crate::protocol::{MicroUsd, Usage};
 
 /// What every provider calls the terms that the plain price is for.
 const PLAIN: [&str; 4] = ["global", "not_available", "standard", "default"];
+/// Names of one kind that are kept; no reply has more.
+const MOST_NAMES: usize = 100;
 /// The speed whose prices a model's `fast` gives.
 const FAST: &str = "fast";
 
@@ -36,6 +38,49 @@ pub struct Terms {
     pub is_charge: bool,
     /// Something about the price was said that cannot be read.
     pub is_unreadable: bool,
+}
+
+/// What a name in a reply is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// Where the model ran.
+    Region,
+    /// How urgent the call was.
+    Tier,
+    /// How fast the model was made.
+    Speed,
+}
+
+impl Terms {
+    /// Notes a name that the reply said; an empty one says nothing. More names than any reply has cannot be priced.
+    pub fn note(&mut self, kind: Named, name: &str) {
+        let names = match kind {
+            Named::Region => &mut self.regions,
+            Named::Tier => &mut self.tiers,
+            Named::Speed => &mut self.speeds,
+        };
+        self.is_unreadable |= !keep(names, name);
+    }
+
+    /// What was said, for people.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let names = [("region", &self.regions), ("tier", &self.tiers), ("speed", &self.speeds)];
+        let names = names.into_iter().flat_map(|(kind, names)| names.iter().map(move |name| format!("{kind} {name}")));
+        let uses = self.uses.iter().filter(|(_, count)| **count > 0).map(|(tool, count)| format!("{count} x {tool}"));
+        let models = self.parts.iter().filter_map(|part| Some(format!("a part by {}", part.model.as_ref()?)));
+        let unreadable = self.is_unreadable.then(|| "something that cannot be read".to_owned());
+        let said: Vec<String> = names.chain(uses).chain(models).chain(unreadable).collect();
+        if said.is_empty() { "plain".to_owned() } else { said.join(", ") }
+    }
+}
+
+/// Keeps a name among the others; false when there is no room for it.
+pub(crate) fn keep(names: &mut BTreeSet<String>, name: &str) -> bool {
+    if name.is_empty() || names.contains(name) {
+        return true;
+    }
+    names.len() < MOST_NAMES && names.insert(name.to_owned())
 }
 
 /// A part of a reply.
@@ -107,8 +152,8 @@ impl Surcharges {
         let mut cost = cost;
         if terms.speeds.contains(FAST) {
             let [input, output] = self.fast?;
-            cost.input = scaled(cost.input, input.0.into(), input.1.into());
-            cost.output = scaled(cost.output, output.0.into(), output.1.into());
+            cost.input = scaled(cost.input, input.0.max(input.1).into(), input.1.into());
+            cost.output = scaled(cost.output, output.0.max(output.1).into(), output.1.into());
         }
         if terms.speeds.iter().any(|speed| speed != FAST && !PLAIN.contains(&speed.as_str())) {
             return None;
@@ -129,29 +174,30 @@ fn fraction([a, b]: [Factor; 2]) -> (u128, u128) {
     (u128::from(a.0) * u128::from(b.0), u128::from(Factor::ONE.0) * u128::from(Factor::ONE.0))
 }
 
-/// The dearest of what was said; `None` when something unknown was.
+/// The dearest of what was said, and never less than the plain price: a discount that nobody asked for is not believed.
+/// `None` when something unknown was said.
 fn said(factors: &BTreeMap<String, Factor>, names: &BTreeSet<String>) -> Option<Factor> {
     let factor = |name: &String| match factors.get(name) {
         Some(factor) => Some(*factor),
         None => PLAIN.contains(&name.as_str()).then_some(Factor::ONE),
     };
     let known: Option<Vec<Factor>> = names.iter().map(factor).collect();
-    Some(known?.into_iter().max().unwrap_or(Factor::ONE))
+    Some(known?.into_iter().fold(Factor::ONE, Factor::max))
 }
 
 impl PriceTable {
-    /// What a reply to `sent` costs: by the model that was asked or by `another` that answered, whichever is dearer, on the
-    /// terms it reports. Without `usage` as much as the request can come to. `None` when something was reported that has
+    /// What a reply to `sent` costs: by the model that was asked or by one of the `others` that answered, whichever is dearest,
+    /// on the terms it reports. Without `usage` as much as the request can come to. `None` when something was reported that has
     /// no price here: it may have cost more than anybody set aside.
     #[must_use]
     pub fn charge_reply(
         &self,
         sent: &WorstCaseInput,
-        another: Option<&str>,
+        others: &[&str],
         usage: Option<&Usage>,
         terms: &Terms,
     ) -> Option<MicroUsd> {
-        let models = std::iter::once(sent.model.as_str()).chain(another);
+        let models = std::iter::once(sent.model.as_str()).chain(others.iter().copied());
         let by_table: Option<Vec<u128>> = models.map(|model| self.on_terms(sent, model, usage, terms)).collect();
         let stated = terms.stated.unwrap_or_default();
         match by_table {

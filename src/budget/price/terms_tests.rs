@@ -22,7 +22,7 @@ fn names<const N: usize>(names: [&str; N]) -> std::collections::BTreeSet<String>
 }
 
 fn charge(model: &str, terms: &Terms) -> Option<u64> {
-    table().charge_reply(&sent(model), None, Some(&TOKENS), terms).map(|amount| amount.0)
+    table().charge_reply(&sent(model), &[], Some(&TOKENS), terms).map(|amount| amount.0)
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn case_17_what_a_reply_reports_about_region_tier_and_speed_is_priced() {
         ("claude-sonnet-5-5", regions("us"), Some(3_300)),
         ("claude-sonnet-5-5", Terms { regions: names(["global", "us"]), ..Terms::default() }, Some(3_300)),
         ("claude-sonnet-5-5", tiers("standard"), Some(3_000)),
-        ("claude-sonnet-5-5", tiers("batch"), Some(1_500)),
+        ("claude-sonnet-5-5", tiers("batch"), Some(3_000)),
         ("claude-sonnet-5-5", regions("moon"), None),
         ("claude-sonnet-5-5", tiers("priority"), None),
         ("claude-sonnet-5-5", speeds("fast"), None),
@@ -79,7 +79,7 @@ fn case_18_every_part_is_priced_by_the_model_that_made_it() {
         assert_eq!(charge("claude-sonnet-5-5", &terms(&parts)), expected, "{parts:?}");
     }
     let table = table();
-    let by = |another| table.charge_reply(&sent("claude-sonnet-5-5"), Some(another), Some(&TOKENS), &Terms::default());
+    let by = |another| table.charge_reply(&sent("claude-sonnet-5-5"), &[another], Some(&TOKENS), &Terms::default());
     assert_eq!(by("claude-opus-5"), Some(MicroUsd(7_500)));
     assert_eq!(by("claude-haiku-5-5"), Some(MicroUsd(3_000)), "the dearer of both");
     assert_eq!(by("nobody-knows"), None);
@@ -95,7 +95,7 @@ fn a_stated_charge_counts_when_it_is_higher_and_stands_for_what_is_not_understoo
     let odd = |is_charge| Terms { tiers: names(["odd"]), ..stated(4_000, is_charge) };
     assert_eq!((charge(model, &odd(true)), charge(model, &odd(false))), (Some(4_000), None));
     let free = table().with_endpoint("local", EndpointPrices::Free);
-    let cost = |terms: &Terms| free.charge_reply(&sent("local/m"), None, Some(&TOKENS), terms).map(|cost| cost.0);
+    let cost = |terms: &Terms| free.charge_reply(&sent("local/m"), &[], Some(&TOKENS), terms).map(|cost| cost.0);
     assert_eq!((cost(&odd(false)), cost(&Terms { stated: None, ..odd(false) })), (Some(4_000), Some(0)));
 }
 
@@ -113,7 +113,7 @@ fn case_17_what_is_left_open_is_bounded_at_its_dearest_and_charged_so_unless_the
     // 1,026 tokens of input at 2.5 (written to the cache unasked) and 1,000 of output at 10, times 2.
     assert_eq!((bound(&with(sol, true, false)), bound(&with(sol, false, true))), (12_565, 25_130));
     let charged = |input: &WorstCaseInput, terms: &Terms| {
-        table.charge_reply(input, None, Some(&TOKENS), terms).map(|amount| amount.0)
+        table.charge_reply(input, &[], Some(&TOKENS), terms).map(|amount| amount.0)
     };
     let open = with(haiku, true, false);
     assert_eq!(charged(&open, &Terms::default()), Some(1_650));
@@ -125,12 +125,12 @@ fn case_17_what_is_left_open_is_bounded_at_its_dearest_and_charged_so_unless_the
 fn without_counts_as_much_as_the_request_can_come_to_is_charged() {
     let table = table();
     let input = sent("claude-sonnet-5-5");
-    let most = |another, terms: &Terms| table.charge_reply(&input, another, None, terms);
-    assert_eq!(most(None, &Terms::default()), Some(table.worst_case(&input).unwrap()));
+    let most = |others: &[&str], terms: &Terms| table.charge_reply(&input, others, None, terms);
+    assert_eq!(most(&[], &Terms::default()), Some(table.worst_case(&input).unwrap()));
     let dearer = WorstCaseInput { model: "claude-opus-5".into(), ..input.clone() };
-    assert_eq!(most(Some("claude-opus-5"), &Terms::default()), Some(table.worst_case(&dearer).unwrap()));
+    assert_eq!(most(&["claude-opus-5"], &Terms::default()), Some(table.worst_case(&dearer).unwrap()));
     let us = Terms { regions: names(["us"]), ..Terms::default() };
-    assert!(most(None, &us) > most(None, &Terms::default()));
+    assert!(most(&[], &us) > most(&[], &Terms::default()));
 }
 
 #[test]
@@ -183,7 +183,7 @@ proptest! {
             ..Terms::default()
         };
         let usage = Usage { input, output, ..Usage::default() };
-        let charged = table.charge_reply(&sent, None, Some(&usage), &terms).unwrap();
+        let charged = table.charge_reply(&sent, &[], Some(&usage), &terms).unwrap();
         prop_assert!(charged <= table.worst_case(&sent).unwrap());
     }
 }

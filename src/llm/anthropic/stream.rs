@@ -1,16 +1,17 @@
 //! A reply put together from its stream of events.
 //!
-//! Counters in `message_delta` are totals so far: they overwrite, they do not add. The split of cache writes by lifetime
+//! Counters in `message_delta` are totals so far: they rise, they do not add. The split of cache writes by lifetime
 //! comes only with `message_start`, whose output count is a placeholder and is never charged by. Content is told apart by
 //! type and index, never by position. A reply without `message_stop` is cut, whatever it looks like. What changes the price
 //! of the tokens is handed on as it was said; what cannot be read is handed on as that, never left out.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
 use super::usage::{Counters, WireUsage};
+use crate::budget::price::keep;
 use crate::llm::http::Assemble;
 use crate::llm::http::errors::short as bounded;
 use crate::llm::{LlmError, LlmReply, StopReason, Told};
@@ -83,6 +84,10 @@ pub(super) struct Assembler {
     bytes: usize,
     /// Model and message id, once `message_start` was seen.
     started: Option<(String, Option<String>)>,
+    /// Every model that was named.
+    models: BTreeSet<String>,
+    /// More of them than can be kept.
+    too_many: bool,
     /// Text by block index; `None` for blocks of other types.
     blocks: BTreeMap<u64, Option<String>>,
     counters: Counters,
@@ -96,6 +101,8 @@ impl Assembler {
             max_bytes,
             bytes: 0,
             started: None,
+            models: BTreeSet::new(),
+            too_many: false,
             blocks: BTreeMap::new(),
             counters: Counters::default(),
             stop: None,
@@ -104,13 +111,15 @@ impl Assembler {
     }
 
     fn start(&mut self, event: &MessageStart) -> Result<(), LlmError> {
-        if self.started.is_some() {
-            return Err(malformed("it begins twice"));
-        }
+        let model = bounded(&event.message.model);
+        self.too_many |= !keep(&mut self.models, &model);
         if let Some(usage) = &event.message.usage {
             self.counters.report(usage)?;
         }
-        self.started = Some((bounded(&event.message.model), event.message.id.as_deref().map(bounded)));
+        if self.started.is_some() {
+            return Err(malformed("it begins twice"));
+        }
+        self.started = Some((model, event.message.id.as_deref().map(bounded)));
         Ok(())
     }
 
@@ -171,8 +180,9 @@ impl Assemble for Assembler {
     }
 
     fn told(&self) -> Told {
-        let model = self.started.as_ref().map(|(model, _)| model.clone());
-        Told { model, terms: self.counters.terms().clone() }
+        let mut terms = self.counters.terms().clone();
+        terms.is_unreadable |= self.too_many;
+        Told { models: self.models.clone(), usage: self.counters.most(), terms }
     }
 
     /// True once `message_stop` was seen; nothing after it counts.

@@ -230,13 +230,51 @@ fn case_17_and_18_everything_that_changes_the_price_is_handed_on_as_it_was_said(
         (r#""iterations":[{"input_tokens":-1,"output_tokens":1}]"#, unreadable.clone()),
     ] {
         let told = told(&[&start_with(usage), END]);
-        assert_eq!((told.model.as_deref(), &told.terms), (Some(MODEL), &expected), "{usage}");
+        assert_eq!(
+            (told.models.iter().map(String::as_str).collect::<Vec<_>>(), &told.terms),
+            (vec![MODEL], &expected),
+            "{usage}"
+        );
     }
     let both = told(&[
         &start_with(r#""inference_geo":"global""#),
         &END.replace("\"output", "\"inference_geo\":\"us\",\"output"),
     ]);
     assert_eq!(both.terms.regions.len(), 2, "whichever was billed is among them: {both:?}");
+}
+
+#[test]
+fn case_14_and_18_no_report_makes_a_reply_cheaper_than_an_earlier_one() {
+    let start = start_with(r#""input_tokens":5000,"cache_read_input_tokens":70,"output_tokens":1"#);
+    let end = |input: u64, output: u64| {
+        format!(
+            r#"{{"type":"message_delta","delta":{{"stop_reason":"end_turn"}},"usage":{{"input_tokens":{input},"cache_read_input_tokens":0,"output_tokens":{output}}}}}"#
+        )
+    };
+    let most = Usage { input: 5_000, cache_read: 70, output: 9_000, ..Usage::default() };
+    let events = [start.as_str(), &end(10, 9_000), &end(10, 2), STOP];
+    assert_eq!(stream(&events).unwrap().usage, Some(most));
+    assert_eq!(told(&events[..3]).usage, Some(most));
+    // Even what cannot begin twice has said what it costs.
+    let dearer = start_with(r#""input_tokens":6000"#).replace(MODEL, "claude-opus-5");
+    let twice = told(&[&start, &dearer]);
+    assert_eq!(twice.usage, Some(Usage { input: 6_000, cache_read: 70, output: 1, ..Usage::default() }));
+    assert!(twice.models.contains(MODEL) && twice.models.contains("claude-opus-5"), "{twice:?}");
+}
+
+#[test]
+fn case_15_a_counter_that_nobody_can_believe_and_names_without_end_leave_the_price_unknown() {
+    for counter in ["1000000001", "18446744073709551616", "1e30"] {
+        let told = told(&[START, &END.replace("\"output_tokens\":5", &format!("\"output_tokens\":{counter}"))]);
+        assert!(told.terms.is_unreadable, "{counter}");
+    }
+    let many = (0..1_000).map(|n| END.replace("\"output", &format!("\"service_tier\":\"t{n}\",\"output")));
+    let events: Vec<String> = std::iter::once(START.to_owned()).chain(many).collect();
+    let told = told(&events.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(told.terms.is_unreadable && told.terms.tiers.len() <= 100, "{}", told.terms.tiers.len());
+    // No prompt is empty, so nobody knows the input of this one.
+    let empty = start_with(r#""input_tokens":0,"output_tokens":1"#);
+    assert!(matches!(stream(&[&empty]), Err(LlmError::Cut { input: None, .. })));
 }
 
 fn start_with(usage: &str) -> String {
@@ -332,7 +370,7 @@ fn an_error_inside_the_stream_cuts_it_and_keeps_the_known_input() {
     }
     let elsewhere = START.replace(MODEL, "claude-opus-5");
     assert!(matches!(stream(&[&elsewhere, error]), Err(LlmError::Cut { input: Some(_), .. })));
-    assert_eq!(told(&[&elsewhere, error]).model.as_deref(), Some("claude-opus-5"));
+    assert!(told(&[&elsewhere, error]).models.contains("claude-opus-5"));
 }
 
 #[test]

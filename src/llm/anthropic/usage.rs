@@ -1,6 +1,6 @@
 //! Usage of the Messages API: token counters, and what else it says about the price.
 //!
-//! Counters are totals so far and overwrite one another; names of regions, tiers and speeds are collected, because whichever
+//! Counters are totals so far, so the highest report of each counts: one that falls again has not become cheaper. Names of regions, tiers and speeds are collected, because whichever
 //! was dearest may have been billed. What cannot be read must not be skipped: it makes the price unknown.
 
 use std::collections::BTreeMap;
@@ -10,23 +10,25 @@ use serde_json::Value;
 
 use super::stream::malformed;
 use crate::budget::Terms;
-use crate::budget::price::Part;
+use crate::budget::price::{Named, Part};
 use crate::llm::LlmError;
+use crate::llm::counter::{MOST_TOKENS, tokens, tokens_or_zero};
 use crate::llm::http::errors::short as bounded;
 use crate::protocol::Usage;
-
-/// No counter is larger than this; a thousand contexts of a million tokens.
-const MOST_TOKENS: u64 = 1_000_000_000;
 
 /// No reply has more parts, or uses more kinds of tools, than this.
 const MOST_MEMBERS: usize = 1_000;
 
 #[derive(Deserialize)]
 pub(super) struct WireUsage {
+    #[serde(default, deserialize_with = "tokens")]
     input_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "tokens")]
     cache_creation_input_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "tokens")]
     cache_read_input_tokens: Option<u64>,
     cache_creation: Option<WireSplit>,
+    #[serde(default, deserialize_with = "tokens")]
     output_tokens: Option<u64>,
     service_tier: Option<String>,
     inference_geo: Option<String>,
@@ -37,9 +39,9 @@ pub(super) struct WireUsage {
 
 #[derive(Deserialize)]
 struct WireSplit {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "tokens_or_zero")]
     ephemeral_5m_input_tokens: u64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "tokens_or_zero")]
     ephemeral_1h_input_tokens: u64,
 }
 
@@ -50,13 +52,18 @@ pub(super) struct Counters {
     written: Option<u64>,
     read: Option<u64>,
     split: Option<(u64, u64)>,
+    /// Output by the end of the reply.
     output: Option<u64>,
+    /// The most output that was said at any time.
+    most_output: Option<u64>,
     terms: Terms,
 }
 
 impl Counters {
     pub(super) fn report(&mut self, usage: &WireUsage) -> Result<(), LlmError> {
-        self.count(usage)?;
+        let counted = self.count(usage);
+        // Nobody can tell what it costs, and it may be more than was set aside.
+        self.terms.is_unreadable |= counted.is_err();
         note(&mut self.terms, usage);
         match &usage.iterations {
             None | Some(Value::Null) => {}
@@ -65,18 +72,21 @@ impl Counters {
                 None => self.terms.is_unreadable = true,
             },
         }
-        Ok(())
+        counted
     }
 
     fn count(&mut self, usage: &WireUsage) -> Result<(), LlmError> {
-        self.input = usage.input_tokens.or(self.input);
-        self.written = usage.cache_creation_input_tokens.or(self.written);
-        self.read = usage.cache_read_input_tokens.or(self.read);
-        let split = usage.cache_creation.as_ref();
-        self.split =
-            split.map(|split| (split.ephemeral_5m_input_tokens, split.ephemeral_1h_input_tokens)).or(self.split);
-        let (split_5m, split_1h) = self.split.unwrap_or_default();
-        let counts = [self.input, self.written, self.read, usage.output_tokens, Some(split_5m), Some(split_1h)];
+        self.input = usage.input_tokens.max(self.input);
+        self.written = usage.cache_creation_input_tokens.max(self.written);
+        self.read = usage.cache_read_input_tokens.max(self.read);
+        self.most_output = usage.output_tokens.max(self.most_output);
+        let (mut split_5m, mut split_1h) = self.split.unwrap_or_default();
+        if let Some(split) = &usage.cache_creation {
+            split_5m = split_5m.max(split.ephemeral_5m_input_tokens);
+            split_1h = split_1h.max(split.ephemeral_1h_input_tokens);
+            self.split = Some((split_5m, split_1h));
+        }
+        let counts = [self.input, self.written, self.read, self.most_output, Some(split_5m), Some(split_1h)];
         if counts.into_iter().flatten().any(|count| count > MOST_TOKENS) {
             return Err(malformed("a token counter is out of all proportion"));
         }
@@ -85,7 +95,7 @@ impl Counters {
 
     /// Output as the end of the reply reports it; what `message_start` says about it is a placeholder.
     pub(super) fn end(&mut self, usage: &WireUsage) {
-        self.output = usage.output_tokens.or(self.output);
+        self.output = usage.output_tokens.max(self.output);
     }
 
     /// What changes the price besides tokens.
@@ -93,34 +103,38 @@ impl Counters {
         &self.terms
     }
 
-    /// The input side, if it is known.
+    /// The most that was reported of each kind, if anything was.
+    pub(super) fn most(&self) -> Option<Usage> {
+        let said = [self.input, self.written, self.read, self.most_output, self.split.map(|_| 0)];
+        said.iter()
+            .any(Option::is_some)
+            .then(|| self.input_side(self.input.unwrap_or(0), self.most_output.unwrap_or(0)))
+    }
+
+    /// The input side, if it is known. A prompt is never empty, so one of no tokens is not known.
     pub(super) fn input(&self) -> Option<Usage> {
+        Some(self.input_side(self.input?, 0)).filter(|usage| usage.total() > 0)
+    }
+
+    fn input_side(&self, input: u64, output: u64) -> Usage {
         let written = self.written.unwrap_or(0);
         // Writes that the split does not explain are 5-minute ones: no request asks for others.
         let (split_5m, split_1h) = self.split.unwrap_or_default();
-        let cache_write_5m = split_5m + written.saturating_sub(split_5m + split_1h);
-        Some(Usage {
-            input: self.input?,
-            cache_write_5m,
-            cache_write_1h: split_1h,
-            cache_read: self.read.unwrap_or(0),
-            output: 0,
-        })
+        let cache_write_5m = split_5m.saturating_add(written.saturating_sub(split_5m.saturating_add(split_1h)));
+        Usage { input, cache_write_5m, cache_write_1h: split_1h, cache_read: self.read.unwrap_or(0), output }
     }
 
     pub(super) fn total(&self) -> Option<Usage> {
-        Some(Usage { output: self.output?, ..self.input()? })
+        Some(self.input_side(self.input?, self.output?))
     }
 }
 
 /// Collects what `usage` says about the price besides tokens.
 fn note(terms: &mut Terms, usage: &WireUsage) {
-    for (said, name) in [
-        (&mut terms.regions, &usage.inference_geo),
-        (&mut terms.tiers, &usage.service_tier),
-        (&mut terms.speeds, &usage.speed),
-    ] {
-        said.extend(name.as_deref().filter(|name| !name.is_empty()).map(bounded));
+    for (kind, name) in
+        [(Named::Region, &usage.inference_geo), (Named::Tier, &usage.service_tier), (Named::Speed, &usage.speed)]
+    {
+        terms.note(kind, &name.as_deref().map(bounded).unwrap_or_default());
     }
     for (tool, count) in usage.server_tool_use.iter().flatten() {
         let count = if count.is_null() { Some(0) } else { count.as_u64() };

@@ -228,7 +228,7 @@ async fn after_telling(told: Told, error: LlmError) -> (MicroUsd, bool, Bench) {
 
 #[tokio::test(start_paused = true)]
 async fn case_08_and_18_however_a_call_ends_a_dearer_model_that_had_begun_to_answer_is_charged() {
-    let dearer = || Told { model: Some("claude-opus-5".into()), ..Told::default() };
+    let dearer = || Told { models: ["claude-opus-5".into()].into(), ..Told::default() };
     let input = Usage { input: 400, ..Usage::default() };
     let cut = |input| LlmError::Cut { reason: "r".into(), input };
     // 400 tokens of input at 5, and 1,000 of output at 25.
@@ -248,12 +248,86 @@ async fn case_08_and_18_however_a_call_ends_a_dearer_model_that_had_begun_to_ans
         let (spent, is_frozen, _) = after_telling(dearer(), error).await;
         assert_eq!((spent, is_frozen), (most, true), "{what}");
     }
-    let cheaper = Told { model: Some("claude-haiku-5-5".into()), ..Told::default() };
+    let cheaper = Told { models: ["claude-haiku-5-5".into()].into(), ..Told::default() };
     let (spent, is_frozen, bench) = after_telling(cheaper, cut(None)).await;
     assert_eq!((spent, is_frozen), (bench.worst(1_000), false));
     let terms = Terms { speeds: ["ludicrous".to_owned()].into(), ..Terms::default() };
-    let (spent, is_frozen, bench) = after_telling(Told { model: None, terms }, cut(Some(input))).await;
+    let (spent, is_frozen, bench) = after_telling(Told { terms, ..Told::default() }, cut(Some(input))).await;
     assert_eq!((spent, is_frozen), (MicroUsd(bench.worst(1_000).0 + 1), true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn case_08_however_a_call_ends_the_usage_that_was_reported_is_charged_and_more_than_was_reserved_freezes() {
+    let said = Usage { input: 400, output: 50_000, ..Usage::default() };
+    let told = || Told { usage: Some(said), ..Told::default() };
+    for error in [
+        LlmError::Cut { reason: "r".into(), input: Some(Usage { output: 0, ..said }) },
+        LlmError::Cut { reason: "r".into(), input: None },
+        LlmError::Timeout { reason: "t".into() },
+        LlmError::Malformed { reason: "m".into() },
+        LlmError::Cancelled,
+    ] {
+        let what = error.to_string();
+        let (spent, is_frozen, bench) = after_telling(told(), error).await;
+        assert!(spent > bench.worst(1_000), "{what}");
+        assert_eq!((spent, is_frozen), (bench.prices().charge(MODEL, &said).unwrap(), true), "{what}");
+    }
+    // What has no price is not charged less than the plain price of what was reported.
+    let odd = Terms { tiers: ["unheard-of".to_owned()].into(), ..Terms::default() };
+    let (spent, is_frozen, bench) =
+        after_telling(Told { terms: odd, ..told() }, LlmError::Timeout { reason: "t".into() }).await;
+    assert_eq!((spent, is_frozen), (bench.prices().charge(MODEL, &said).unwrap(), true));
+    // Less than that is known exactly only when the reply was cut.
+    let little = || Told { usage: Some(Usage { input: 400, output: 3, ..Usage::default() }), ..Told::default() };
+    let (spent, is_frozen, bench) = after_telling(little(), LlmError::Malformed { reason: "m".into() }).await;
+    assert_eq!((spent, is_frozen), (bench.worst(1_000), false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn case_18_a_dated_name_with_a_price_of_its_own_is_charged_by_that() {
+    const PLAIN: &str = "claude-sonnet-5-5";
+    const DATED: &str = "claude-sonnet-5-5-20991231";
+    let builtin: serde_json::Value = serde_json::from_str(include_str!("../../../config/prices.json")).unwrap();
+    let own = serde_json::json!({ DATED: builtin["claude-opus-5"] });
+    let prices = PriceTable::builtin().unwrap().merged(PriceTable::parse(&own.to_string()).unwrap());
+    let bench = Bench::new(PLENTY, [reply(DATED)]);
+    let treasurer = Treasurer::new(bench.ledger.clone(), Arc::new(prices));
+    let metered = Metered::new(bench.script.clone(), treasurer, RetryPolicy::default(), TIMEOUT);
+    let request = LlmRequest { model: PLAIN.into(), ..request(1_000) };
+    let outcome = metered.call(request, &context(), 100, &bench.cancel).await;
+    let expected = metered.treasurer().prices().charge("claude-opus-5", &USAGE).unwrap();
+    assert_eq!((outcome.cost, bench.spent()), (expected, expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_cancelled_before_it_is_sent_costs_nothing() {
+    let bench = Bench::new(PLENTY, [reply(MODEL)]);
+    let prepared = bench.metered.prepare(&mut request(1_000)).unwrap();
+    let (mut bill, mut count) = (Bill::default(), Count::default());
+    bench.cancel.cancel();
+    let made = bench.metered.attempt(&mut request(1_000), &context(), 100, &bench.cancel, &mut bill, &mut count).await;
+    assert!(matches!(made, Err(LlmError::Cancelled)), "{made:?} of {prepared:?}");
+    assert_eq!((bill.attempts, bench.sent(), bench.spent()), (0, 0, MicroUsd::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overrun_is_told_though_the_ledger_is_away_and_reaches_it_after_any_time() {
+    let usage = Usage { input: 400, output: 50_000, ..Usage::default() };
+    let bench = Bench::new(PLENTY, [Step::Reply { model: MODEL, usage: Some(usage) }]);
+    let (mut bill, cancel) = (Bill::default(), CancellationToken::new());
+    let prepared = bench.metered.prepare(&mut request(1_000)).unwrap();
+    let secured =
+        bench.metered.secure(prepared, &mut request(1_000), &context(), 100, &cancel, &mut Count::default()).await;
+    let (prepared, reservation) = secured.unwrap();
+    bench.ledger.be_away_for(u32::MAX);
+    assert!(bench.metered.send(&prepared, reservation, &cancel, &mut bill).await.is_ok());
+    let charged = bench.prices().charge(MODEL, &usage).unwrap();
+    assert_eq!(bill.overrun.map(|overrun| overrun.charged), Some(charged));
+    // Many times its lease.
+    tokio::time::sleep(Duration::from_secs(24 * 60 * 60)).await;
+    bench.ledger.be_away_for(0);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((bench.spent(), bench.ledger.account().frozen), (charged, true));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,25 +1,24 @@
 //! A reply put together from the chunks of a chat completion.
 //!
-//! Prompt tokens include the cached and the written ones here, so they are taken apart before anybody prices them. Usage
-//! counts as the total only when it came with or after the reason to stop; an earlier one is a running count, good for
+//! Prompt tokens include the cached and the written ones here, so they are taken apart before anybody prices them. Counters
+//! are totals so far, so the dearest report of each counts. Usage counts as the total only when it came with or after the reason to stop; an earlier one is a running count, good for
 //! the input of a stream that is cut. Complete means that `[DONE]` arrived. Usage that contradicts itself is reported as
 //! absent, so that it is charged by the reservation instead. A charge that the provider states is read to the last digit.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::cost::{self, BadCost};
 use super::errors::WireError;
+use super::usage::{Counts, WireUsage};
 use crate::budget::Terms;
+use crate::budget::price::{Named, keep};
 use crate::llm::http::Assemble;
 use crate::llm::http::errors::short;
 use crate::llm::{LlmError, LlmReply, StopReason, Told};
 use crate::protocol::Usage;
-
-/// No counter is larger than this; a thousand contexts of a million tokens.
-const MOST_TOKENS: u64 = 1_000_000_000;
 
 #[derive(Deserialize)]
 struct Chunk<'a> {
@@ -51,49 +50,6 @@ struct Delta<'a> {
     refusal: Option<Cow<'a, str>>,
 }
 
-#[derive(Deserialize)]
-struct WireUsage<'a> {
-    prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-    total_tokens: Option<u64>,
-    prompt_tokens_details: Option<PromptDetails>,
-    /// Dollars, as some providers state their charge.
-    #[serde(borrow)]
-    cost: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct PromptDetails {
-    cached_tokens: Option<u64>,
-    cache_write_tokens: Option<u64>,
-}
-
-impl WireUsage<'_> {
-    /// By kind; `None` when a count is missing or they contradict one another. `writes`: tokens of unknown kind may have
-    /// been written to the cache, which is dearer.
-    fn split(&self, writes: bool) -> Option<Usage> {
-        let prompt = self.prompt_tokens?;
-        let details = self.prompt_tokens_details.as_ref();
-        let cached = details.and_then(|details| details.cached_tokens).unwrap_or(0);
-        let plain = prompt.checked_sub(cached)?;
-        let written = match details.and_then(|details| details.cache_write_tokens) {
-            Some(written) => written,
-            None if writes => plain,
-            None => 0,
-        };
-        // Some servers count reasoning only in the total.
-        let output = self.completion_tokens?.max(self.total_tokens.unwrap_or(0).saturating_sub(prompt));
-        let usage = Usage {
-            input: plain.checked_sub(written)?,
-            cache_write_5m: written,
-            cache_write_1h: 0,
-            cache_read: cached,
-            output,
-        };
-        (prompt.max(output) <= MOST_TOKENS).then_some(usage)
-    }
-}
-
 /// What has been said about tokens so far.
 #[derive(Debug, Clone, Copy)]
 enum Reported {
@@ -111,11 +67,16 @@ pub(super) struct Assembler {
     max_bytes: usize,
     text: String,
     refusal: bool,
+    /// The model that was named last, and every one that was named.
     model: Option<String>,
+    models: BTreeSet<String>,
     id: Option<String>,
+    counts: Counts,
     reported: Option<Reported>,
     terms: Terms,
     stop: Option<StopReason>,
+    /// The provider says that it stopped because of an error of its own.
+    has_failed: bool,
     complete: bool,
 }
 
@@ -128,10 +89,13 @@ impl Assembler {
             text: String::new(),
             refusal: false,
             model: None,
+            models: BTreeSet::new(),
             id: None,
+            counts: Counts::default(),
             reported: None,
             terms: Terms { is_charge: states_charge, ..Terms::default() },
             stop: None,
+            has_failed: false,
             complete: false,
         }
     }
@@ -148,8 +112,8 @@ impl Assembler {
             self.text.push_str(text);
         }
         if let Some(reason) = &choice.finish_reason {
+            self.has_failed |= reason == "error";
             self.stop = Some(match reason.as_str() {
-                "error" => return Err(self.cut("the provider stopped with an error".into())),
                 "stop" => StopReason::EndTurn,
                 "length" => StopReason::MaxTokens,
                 "content_filter" => StopReason::Refusal(Some("content_filter".into())),
@@ -160,11 +124,14 @@ impl Assembler {
     }
 
     fn usage(&mut self, usage: &WireUsage<'_>) {
+        self.counts.raise(usage);
+        // Nobody can tell what it costs, and it may be more than was set aside.
+        self.terms.is_unreadable |= self.counts.are_absurd();
         let stated = usage.cost.map(|cost| cost::micro_dollars(cost.get())).transpose();
         let tokens = match &stated {
             Ok(cost) => {
                 self.terms.stated = self.terms.stated.max(*cost);
-                usage.split(self.writes)
+                Counts::of(usage).split(self.writes).and_then(|_| self.counts.split(self.writes))
             }
             // A charge that is none leaves nothing to go by; one beyond all measure may be beyond the reservation, too.
             Err(bad) => {
@@ -192,24 +159,28 @@ impl Assemble for Assembler {
         }
         let chunk: Chunk<'_> = serde_json::from_slice(data)
             .map_err(|error| malformed(&format!("a chunk is not what it should be: {error}")))?;
+        if let Some(model) = chunk.model.filter(|model| !model.is_empty()) {
+            let model = short(&model);
+            self.terms.is_unreadable |= !keep(&mut self.models, &model);
+            self.model = Some(model);
+        }
+        self.id = self.id.take().or(chunk.id.as_deref().map(short));
+        if let Some(tier) = chunk.service_tier {
+            self.terms.note(Named::Tier, &short(&tier));
+        }
+        let read = chunk.choices.iter().try_for_each(|choice| self.choice(choice));
+        // Whatever else went wrong, what it costs was said.
+        if let Some(usage) = &chunk.usage {
+            self.usage(usage);
+        }
         if let Some(error) = chunk.error {
             let (kind, message) = error.describe();
             return Err(self.cut(format!("the provider reported {kind}: {message}")));
         }
-        if let Some(model) = chunk.model.filter(|model| !model.is_empty()) {
-            self.model = Some(short(&model));
+        if self.has_failed {
+            return Err(self.cut("the provider stopped with an error".into()));
         }
-        self.id = self.id.take().or(chunk.id.as_deref().map(short));
-        if let Some(tier) = chunk.service_tier.filter(|tier| !tier.is_empty()) {
-            self.terms.tiers.insert(short(&tier));
-        }
-        for choice in &chunk.choices {
-            self.choice(choice)?;
-        }
-        if let Some(usage) = &chunk.usage {
-            self.usage(usage);
-        }
-        Ok(())
+        read
     }
 
     fn has_begun(&self) -> bool {
@@ -217,7 +188,7 @@ impl Assemble for Assembler {
     }
 
     fn told(&self) -> Told {
-        Told { model: self.model.clone(), terms: self.terms.clone() }
+        Told { models: self.models.clone(), usage: self.counts.most(self.writes), terms: self.terms.clone() }
     }
 
     fn is_complete(&self) -> bool {
@@ -225,8 +196,9 @@ impl Assemble for Assembler {
     }
 
     fn cut(&self, reason: String) -> LlmError {
-        let input =
-            self.reported.map(|(Reported::Running(usage) | Reported::Total(usage))| Usage { output: 0, ..usage });
+        let reported = self.reported.map(|(Reported::Running(usage) | Reported::Total(usage))| usage);
+        // A prompt is never empty, so one of no tokens is not known.
+        let input = reported.map(|usage| Usage { output: 0, ..usage }).filter(|usage| usage.total() > 0);
         LlmError::Cut { reason, input }
     }
 

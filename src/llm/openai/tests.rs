@@ -227,7 +227,7 @@ fn case_17_and_18_who_answers_on_which_terms_is_told_even_when_the_stream_is_cut
     };
     let (result, told) = read_and_told(start.as_bytes(), false);
     assert!(matches!(result, Err(LlmError::Cut { input: None, .. })), "{result:?}");
-    assert_eq!(told.model.as_deref(), Some("gpt-6.2-astra"));
+    assert!(told.models.contains("gpt-6.2-astra"));
     assert!(told.terms.tiers.contains("priority") && told.terms.stated.is_none(), "{told:?}");
     let (_, told) = read_and_told(format!("{start}{}{}", cost("4.75"), cost("0.5")).as_bytes(), false);
     assert_eq!((told.terms.stated, told.terms.is_charge), (Some(MicroUsd(4_750_000)), true), "the highest counts");
@@ -238,6 +238,63 @@ fn case_17_and_18_who_answers_on_which_terms_is_told_even_when_the_stream_is_cut
         let prepared = prepare(&request(MODEL), preset.style()).unwrap();
         assert_eq!(prepared.worst_case.unpinned.service_tier, preset != Preset::OpenAi, "{preset:?}");
     }
+}
+
+#[test]
+fn case_14_and_18_no_report_makes_a_reply_cheaper_than_an_earlier_one() {
+    let chunk = |model: &str, usage: &str, rest: &str| {
+        format!("data: {{\"model\":\"{model}\",\"choices\":[{rest}],\"usage\":{{{usage}}}}}\n\n")
+    };
+    let stop = r#"{"delta":{"content":"x"},"finish_reason":"stop"}"#;
+    let first = chunk(
+        "gpt-6.2-astra",
+        r#""prompt_tokens":5000,"completion_tokens":9000,"prompt_tokens_details":{"cached_tokens":100}"#,
+        "",
+    );
+    let last = chunk(
+        MODEL,
+        r#""prompt_tokens":4000,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":4000}"#,
+        stop,
+    );
+    let most = Usage { input: 4_900, cache_read: 100, output: 9_000, ..Usage::default() };
+    let (result, told) = read_and_told(format!("{first}{last}data: [DONE]\n\n").as_bytes(), false);
+    assert_eq!(result.unwrap().usage, Some(most));
+    assert_eq!(told.usage, Some(most));
+    assert!(told.models.contains(MODEL) && told.models.contains("gpt-6.2-astra"), "{told:?}");
+}
+
+#[test]
+fn case_08_what_a_chunk_with_an_error_says_about_usage_is_not_lost() {
+    let usage = r#""usage":{"prompt_tokens":5000,"completion_tokens":9000,"cost":4.75}"#;
+    for failed in [
+        format!(r#"{{"model":"{MODEL}","choices":[],"error":{{"message":"m","code":500}},{usage}}}"#),
+        format!(r#"{{"model":"{MODEL}","choices":[{{"finish_reason":"error"}}],{usage}}}"#),
+        format!(r#"{{"model":"{MODEL}","choices":[{{"index":1}}],{usage}}}"#),
+    ] {
+        let (result, told) = read_and_told(format!("data: {failed}\n\n").as_bytes(), false);
+        assert_eq!(result.unwrap_err().charge(), Charge::Everything, "{failed}");
+        assert_eq!(told.usage, Some(Usage { input: 5_000, output: 9_000, ..Usage::default() }), "{failed}");
+        assert_eq!(told.terms.stated, Some(MicroUsd(4_750_000)), "{failed}");
+        assert!(told.models.contains(MODEL), "{failed}");
+    }
+}
+
+#[test]
+fn case_15_a_counter_that_nobody_can_believe_and_names_without_end_leave_the_price_unknown() {
+    for counter in ["1000000001", "18446744073709551616", "1e30"] {
+        let usage = format!(r#"data: {{"choices":[],"usage":{{"prompt_tokens":1,"completion_tokens":{counter}}}}}"#);
+        let (_, told) = read_and_told(format!("{usage}\n\n").as_bytes(), false);
+        assert!(told.terms.is_unreadable, "{counter}");
+    }
+    for key in ["model", "service_tier"] {
+        let many: String = (0..1_000).map(|n| format!("data: {{\"{key}\":\"m{n}\",\"choices\":[]}}\n\n")).collect();
+        let (_, told) = read_and_told(many.as_bytes(), false);
+        assert!(told.terms.is_unreadable && told.models.len() + told.terms.tiers.len() <= 100, "{key}");
+    }
+    // No prompt is empty, so nobody knows the input of this one.
+    let empty = r#"data: {"model":"m","choices":[],"usage":{"prompt_tokens":0,"completion_tokens":1}}"#;
+    let (result, _) = read_and_told(format!("{empty}\n\n").as_bytes(), false);
+    assert!(matches!(result, Err(LlmError::Cut { input: None, .. })), "{result:?}");
 }
 
 #[test]
