@@ -51,8 +51,14 @@ impl HeadroomSlot {
     }
 }
 
+/// The largest number that is believed: beyond it, stores that count in floating point are no longer exact.
+const MOST: u64 = 1 << 53;
+
 fn read(headers: &HeaderMap) -> Option<Headroom> {
-    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
+    let number = |name: &str| {
+        let said = headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok()?;
+        (said <= MOST).then_some(said)
+    };
     let reading = |(limit, remaining): (&str, &str)| {
         let (limit, remaining) = (number(limit)?, number(remaining)?);
         (limit > 0).then_some(Reading { limit, remaining: remaining.min(limit) })
@@ -103,7 +109,9 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_not_said() {
         assert_eq!(said(&[("content-type", "text/plain")]), None);
-        for (limit, remaining) in [("many", "1"), ("10", "-1"), ("0", "0"), ("", "")] {
+        for (limit, remaining) in
+            [("many", "1"), ("10", "-1"), ("0", "0"), ("", ""), ("18446744073709551615", "18446744073709551615")]
+        {
             let pairs = [("x-ratelimit-limit-requests", limit), ("x-ratelimit-remaining-requests", remaining)];
             assert_eq!(said(&pairs), None, "{limit} {remaining}");
         }

@@ -10,9 +10,11 @@ for _, key in ipairs(redis.call('SMEMBERS', P .. ':keys')) do
         local configured, learned = tonumber(stored['configured' .. m] or ''), tonumber(stored['learned' .. m] or '')
         local limit = configured or learned
         if limit and learned then limit = math.min(limit, learned) end
+        -- Whatever was stored, what is answered is a number that can be read.
+        if limit then limit = math.min(limit, 2 ^ 53) end
         local level = tonumber(stored['level' .. m] or '') or limit
         line[#line + 1] = limit and string.format('%.0f', limit) or ''
-        line[#line + 1] = limit and string.format('%.0f', math.max(0, math.floor(level))) or ''
+        line[#line + 1] = limit and string.format('%.0f', math.max(0, math.min(math.floor(level), 2 ^ 53))) or ''
     end
     local gate = redis.call('HMGET', P .. ':gate:' .. key, 'until', 'in_a_row', 'slices', 'trials', 'passed')
     local ends, busy, badly = tonumber(gate[1] or ''), tonumber(gate[5] or '0'), 0
