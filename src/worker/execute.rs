@@ -231,8 +231,8 @@ fn classify(error: &LlmError, is_used_up: bool) -> TaskFailure {
             failure.retry_after_ms = milliseconds(LEDGER_PAUSE);
         }
         (LlmError::Ledger(_), _) => failure.kind = FailureKind::Transient,
-        // What is wrong with this request: too large for the model is the task's fault, the rest is everybody's.
-        (LlmError::Status { status: 413, .. }, Retry::Never) => failure.kind = FailureKind::Rejected,
+        // What is wrong with this request: too large is the task's alone, and the same again would be; the rest is everybody's.
+        (LlmError::Status { status: 413, .. }, Retry::Never) => failure.kind = FailureKind::Exhausted,
         (_, Retry::Never) => failure.kind = FailureKind::Fatal,
         // From here on the provider is to blame. Whoever has tried often enough does not begin again in the next attempt.
         _ if is_used_up => failure.kind = FailureKind::Exhausted,

@@ -33,7 +33,8 @@ fn every_end_of_a_call_has_its_consequence() {
         // A call or two of several were paid for: the rest of them is left for later.
         (exhausted(status(529, None, true)), false, parked(None)),
         // Nothing to do with how often.
-        (status(413, None, true), true, plain(FailureKind::Rejected)),
+        (status(413, None, true), false, plain(FailureKind::Exhausted)),
+        (status(413, None, false), false, plain(FailureKind::Exhausted)),
         (status(401, None, true), true, plain(FailureKind::Fatal)),
         (LlmError::Cancelled, true, plain(FailureKind::Cancelled)),
         (LlmError::Frozen { scope: "account".into() }, true, plain(FailureKind::Budget)),
