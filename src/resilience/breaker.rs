@@ -55,6 +55,17 @@ pub struct Passage {
     key: String,
     /// The id of the trial this call is, if it is one.
     trial: Option<String>,
+    /// Renews the trial's lease while the call is made.
+    renewal: Option<AbortOnDrop>,
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Breaker {
@@ -80,7 +91,7 @@ impl Breaker {
     /// # Errors
     /// How long to stay away.
     pub async fn enter(&self, key: &str) -> Result<Passage, Duration> {
-        let mut passage = Passage { breaker: self.clone(), key: key.to_owned(), trial: None };
+        let mut passage = Passage { breaker: self.clone(), key: key.to_owned(), trial: None, renewal: None };
         match self.view(key).await {
             GateView::Closed { .. } => return Ok(passage),
             GateView::Open { wait } | GateView::HalfOpen { wait } => return Err(wait),
@@ -90,7 +101,10 @@ impl Breaker {
         // Set first: a future dropped while it waits for the store must give the trial back.
         passage.trial = Some(id.clone());
         match self.step(key, GateStep::Enter { id }).await {
-            GateView::Trial => Ok(passage),
+            GateView::Trial => {
+                passage.renewal = passage.trial.clone().map(|trial| self.renew(key, trial));
+                Ok(passage)
+            }
             GateView::Closed { .. } => {
                 passage.trial = None;
                 Ok(passage)
@@ -100,6 +114,19 @@ impl Breaker {
                 Err(wait)
             }
         }
+    }
+
+    /// Keeps a trial alive for as long as its process lives: a call may take long, and the lease of one that died must not.
+    fn renew(&self, key: &str, id: String) -> AbortOnDrop {
+        let (table, policy, key) = (Arc::clone(&self.table), self.policy, key.to_owned());
+        AbortOnDrop(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(policy.trial_lease / 3).await;
+                if let Err(error) = table.gate(&key, &policy, GateStep::Enter { id: id.clone() }).await {
+                    tracing::warn!(key, %error, "a trial was not renewed");
+                }
+            }
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
@@ -215,6 +242,8 @@ impl Passage {
 
     /// Says how the call ended.
     pub async fn finish(mut self, health: Health) {
+        // First, so that no renewal makes a trial anew that has ended.
+        self.renewal = None;
         self.breaker.report(&self.key, health, self.trial.clone()).await;
         self.trial = None;
     }

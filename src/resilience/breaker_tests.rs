@@ -94,6 +94,25 @@ async fn one_process_makes_the_trial_and_its_success_lets_all_through() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_trial_lasts_as_long_as_its_call_and_one_whose_process_died_only_as_long_as_its_lease() {
+    let (table, one, other) = two();
+    for _ in 0..3 {
+        call(&one, Health::Sick).await;
+    }
+    pass(Duration::from_secs(10)).await;
+    let trial = one.enter(KEY).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3 * 600)).await;
+    assert!(other.enter(KEY).await.is_err(), "the call is still made");
+    trial.finish(Health::Sick).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    // A process that dies neither ends its trial nor renews it.
+    table.gate(KEY, &POLICY, GateStep::Enter { id: "dead".into() }).await.unwrap();
+    assert!(other.enter(KEY).await.is_err());
+    tokio::time::sleep(Duration::from_secs(601)).await;
+    assert!(other.enter(KEY).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_trial_that_is_dropped_is_given_back() {
     let (_, one, other) = two();
     for _ in 0..3 {

@@ -42,7 +42,7 @@ pub enum GateStep {
     Look,
     /// Ask to pass; a breaker that is due for trials grants one under this id.
     Enter {
-        /// Fresh per call, 1 to 64 letters and digits; asking again with it answers the same trial.
+        /// Fresh per call, 1 to 64 letters and digits; asking again with it answers the same trial and renews its lease.
         id: String,
     },
     /// How calls ended.
@@ -147,7 +147,8 @@ impl Gate {
     }
 
     fn enter(&mut self, now: Timestamp, policy: &GatePolicy, id: &str) -> GateView {
-        if self.trials.iter().any(|(known, _)| known == id) {
+        if let Some((_, until)) = self.trials.iter_mut().find(|(known, _)| known == id) {
+            *until = now.after(policy.trial_lease);
             return GateView::Trial;
         }
         let view = self.view(now, policy);
@@ -299,7 +300,9 @@ mod tests {
         assert_eq!(report(&mut gate, at(11), 0, 0, Some("a")), GateView::Trial);
         assert_eq!(enter(&mut gate, at(11), "c"), GateView::Trial);
         assert!(matches!(enter(&mut gate, at(12), "d"), GateView::HalfOpen { .. }));
+        assert_eq!(enter(&mut gate, at(100), "c"), GateView::Trial, "it is still made: its lease is renewed");
         assert_eq!(enter(&mut gate, at(110), "d"), GateView::Trial, "b died with its lease");
+        assert!(matches!(enter(&mut gate, at(199), "e"), GateView::HalfOpen { .. }), "c has been renewed");
     }
 
     #[test]

@@ -100,7 +100,10 @@ end
 
 local function enter()
     for _, one in ipairs(gate.trials) do
-        if one[1] == trial then return { 'trial', 0, 0 } end
+        if one[1] == trial then
+            one[2] = now + policy.lease
+            return { 'trial', 0, 0 }
+        end
     end
     local answer = view()
     if answer[1] == 'trial' then gate.trials[#gate.trials + 1] = { trial, now + policy.lease } end
