@@ -11,8 +11,11 @@ use std::time::Duration;
 use super::providers::PLAIN;
 use crate::backend::{Backend, GatePolicy, Limits};
 use crate::config::Settings;
-use crate::llm::Guards;
+use crate::llm::{Guards, REPLAY};
 use crate::resilience::{AimdPolicy, Breaker, Bulkhead, FleetRates};
+
+/// How long a trial whose process died keeps others from making one; whoever lives renews it while the call lasts.
+const TRIAL_LEASE: Duration = Duration::from_secs(30);
 
 /// The policies of all guards.
 #[derive(Debug, Clone)]
@@ -25,6 +28,7 @@ pub(super) struct GuardPlan {
     places: AimdPolicy,
     bulkhead: Bulkhead,
     longest_wait: Duration,
+    longest_pause: Duration,
 }
 
 impl GuardPlan {
@@ -44,7 +48,7 @@ impl GuardPlan {
             sliding: limits.sliding_window,
         };
         Self {
-            provider: if is_replay { "replay".into() } else { PLAIN.into() },
+            provider: if is_replay { REPLAY.into() } else { PLAIN.into() },
             gate: GatePolicy {
                 consecutive: breaker.consecutive_failures,
                 ratio_percent: breaker.failure_percent,
@@ -53,10 +57,10 @@ impl GuardPlan {
                 open: seconds(breaker.open_seconds),
                 longest_open: seconds(breaker.longest_open_seconds),
                 trials: breaker.trials,
-                // A trial may take as long as any call; only one whose process died takes longer.
-                trial_lease: seconds(llm.total_timeout_seconds + 60),
+                trial_lease: TRIAL_LEASE,
             },
-            own: own_limits(settings, usual),
+            // What live providers allow says nothing about recorded replies.
+            own: if is_replay { HashMap::new() } else { own_limits(settings, usual) },
             limits: usual,
             places: AimdPolicy {
                 start: match limits.start_concurrency {
@@ -68,6 +72,7 @@ impl GuardPlan {
             },
             bulkhead: Bulkhead { share_percent: limits.agent_share_percent },
             longest_wait: seconds(llm.longest_wait_seconds),
+            longest_pause: seconds(settings.job.longest_parking_seconds),
         }
     }
 
@@ -81,6 +86,7 @@ impl GuardPlan {
             self.bulkhead,
             self.longest_wait,
         )
+        .pausing_at_most(self.longest_pause)
     }
 }
 

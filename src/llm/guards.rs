@@ -29,6 +29,9 @@ use crate::resilience::{
 /// When those should come back who waited for a place in vain.
 const PLACE_LATER: Duration = Duration::from_secs(5);
 
+/// The provider of recorded replies: the guards of all its models, of named endpoints too, are apart from those of live ones.
+pub const REPLAY: &str = "replay";
+
 /// The guards before all models that a process calls.
 #[derive(Clone)]
 pub struct Guards(Arc<Parts>);
@@ -42,6 +45,8 @@ struct Parts {
     /// By model.
     permits: Mutex<HashMap<String, Permits>>,
     longest_wait: Duration,
+    /// What a provider asks for beyond this is not waited for; by default nothing is too long.
+    longest_pause: Duration,
 }
 
 impl fmt::Debug for Guards {
@@ -57,6 +62,7 @@ pub struct Pass {
     permit: Permit,
     ticket: Ticket,
     passage: Passage,
+    longest_pause: Duration,
 }
 
 impl Guards {
@@ -71,7 +77,17 @@ impl Guards {
         longest_wait: Duration,
     ) -> Self {
         let (provider, permits) = (provider.to_owned(), Mutex::default());
-        Self(Arc::new(Parts { provider, breaker, rates, places, bulkhead, permits, longest_wait }))
+        let longest_pause = Duration::MAX;
+        Self(Arc::new(Parts { provider, breaker, rates, places, bulkhead, permits, longest_wait, longest_pause }))
+    }
+
+    /// The same, staying away from a provider for no longer than `longest` at once, whatever it asks for.
+    #[must_use]
+    pub fn pausing_at_most(mut self, longest: Duration) -> Self {
+        if let Some(parts) = Arc::get_mut(&mut self.0) {
+            parts.longest_pause = longest;
+        }
+        self
     }
 
     /// Passes all guards in order, or says how long to stay away.
@@ -98,7 +114,8 @@ impl Guards {
         let Parts { breaker, rates, longest_wait, .. } = &*self.0;
         let model = &prepared.worst_case.model;
         // Models of named endpoints bring the endpoint's name along.
-        let key = if model.contains('/') { model.clone() } else { format!("{}/{model}", self.0.provider) };
+        let is_named = model.contains('/') && self.0.provider != REPLAY;
+        let key = if is_named { model.clone() } else { format!("{}/{model}", self.0.provider) };
         let left = || longest_wait.saturating_sub(began.elapsed());
         breaker.look(&key).await.map_err(|wait| (Guard::Breaker, wait))?;
         let place = self.permits(model, &key).acquire(agent, left()).await;
@@ -108,7 +125,7 @@ impl Guards {
         match breaker.enter(&key).await {
             Ok(passage) => {
                 permit.begin();
-                Ok(Pass { key, permit, ticket, passage })
+                Ok(Pass { key, permit, ticket, passage, longest_pause: self.0.longest_pause })
             }
             Err(wait) => {
                 ticket.finish(Used::Nothing, None).await;
@@ -145,7 +162,7 @@ impl Pass {
 
     /// Tells every guard what the call means to it; `said` is what the provider let know about its limits.
     pub async fn finish(self, result: &Result<LlmReply, LlmError>, said: Option<Headroom>) {
-        let Self { key, permit, ticket, passage } = self;
+        let Self { key, permit, ticket, passage, longest_pause } = self;
         let (health, load, used) = meaning(result);
         let readings: Vec<Reading> = said.map_or_else(Vec::new, |said| said.readings.into_iter().flatten().collect());
         let (is_told, is_spent) = (!readings.is_empty(), readings.iter().any(|reading| reading.remaining == 0));
@@ -160,7 +177,9 @@ impl Pass {
         metric::attempt_ended(&key, outcome);
         let pause = match result {
             // With allowances left it is this call that came at a bad moment, not the fleet that asked for too much.
-            Err(LlmError::Status { status: 429 | 503 | 529, retry_after, .. }) if is_spent || !is_told => *retry_after,
+            Err(LlmError::Status { status: 429 | 503 | 529, retry_after, .. }) if is_spent || !is_told => {
+                retry_after.map(|pause| pause.min(longest_pause))
+            }
             _ => None,
         };
         let said = match (said, pause) {

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 pub use error::{Charge, Guard, LlmError};
-pub use guards::Guards;
+pub use guards::{Guards, REPLAY};
 pub use headroom::HeadroomSlot;
 pub use metered::{CallOutcome, Metered};
 pub use router::Router;
