@@ -373,6 +373,17 @@ impl<N: Clone + Eq + Hash + Display> Graph<N> {
         self.index.get(node).map_or(0, |&at| self.tails()[at])
     }
 
+    /// For every node the least of what `own` says of it and of all nodes that wait for it, directly or not.
+    #[must_use]
+    pub fn least_behind<T: Copy + Ord>(&self, own: impl Fn(&N) -> T) -> HashMap<&N, T> {
+        let mut least: Vec<T> = self.nodes.iter().map(|node| own(&node.id)).collect();
+        for at in self.layers().into_iter().rev().flatten() {
+            let behind = self.nodes[at].dependents.iter().map(|&dependent| least[dependent]).min();
+            least[at] = behind.map_or(least[at], |behind| behind.min(least[at]));
+        }
+        self.nodes.iter().map(|node| &node.id).zip(least).collect()
+    }
+
     fn tails(&self) -> &[u64] {
         self.tails.get_or_init(|| {
             let mut tails = vec![0_u64; self.nodes.len()];

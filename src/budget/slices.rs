@@ -1,19 +1,22 @@
 //! Slices: which features the money is kept for once it is too little for all of them, and how much of it each may spend.
 //!
 //! Without slices a job that runs out leaves a bit of every feature, and hardly one that works. With them, features are
-//! funded whole, in the order of what hangs on them, each with a limit of its own, and the rest waits for what is left over.
+//! funded whole, the most urgent first and among those the ones that most hangs on, each with a limit of its own, and the rest
+//! waits for what is left over.
 //! While there is enough for all, there are no slices: a limit that is not needed could only stand in somebody's way. Pure
 //! arithmetic: it never raises what a job may spend, because the job's own limit is checked in the same step as its slices.
 
 use std::collections::BTreeMap;
 
-use crate::protocol::{FeatureId, MicroUsd};
+use crate::protocol::{FeatureId, MicroUsd, Priority};
 
 /// What a feature would need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Want {
     /// Which feature.
     pub feature: FeatureId,
+    /// How urgent it is, or the most urgent that waits for it.
+    pub urgency: Priority,
     /// Expected cost of what is left to do, retries not included.
     pub expected: MicroUsd,
     /// Worst case of the dearest call that is left to do: it has to fit, although it will cost less.
@@ -44,18 +47,28 @@ pub fn needed(wants: &[Want]) -> MicroUsd {
     wants.iter().map(Want::needed).sum()
 }
 
-/// What each funded feature may still spend, critical path first; `None` when `available` pays for all of them, so that no
-/// feature has to be kept small. A feature that does not fit leaves room for a cheaper one behind it. The parts never add
-/// up to more than there is.
+/// What each funded feature may still spend, the most urgent first and among those the critical path; `None` when `available`
+/// pays for all of them, so that no feature has to be kept small. A feature that does not fit leaves room for a cheaper one of
+/// the same urgency, never for a less urgent one. The parts never add up to more than there is.
 #[must_use]
 pub fn fund(available: MicroUsd, wants: &[Want]) -> Option<BTreeMap<FeatureId, MicroUsd>> {
     if needed(wants) <= available {
         return None;
     }
     let mut order: Vec<&Want> = wants.iter().collect();
-    order.sort_by(|a, b| b.tail.cmp(&a.tail).then_with(|| a.feature.cmp(&b.feature)));
+    order.sort_by(|a, b| {
+        a.urgency.cmp(&b.urgency).then_with(|| b.tail.cmp(&a.tail)).then_with(|| a.feature.cmp(&b.feature))
+    });
     let (mut left, mut funded) = (available, Vec::new());
+    // The urgency of the first that did not fit.
+    let mut short: Option<Priority> = None;
     for want in order {
+        if short.is_some_and(|urgency| urgency < want.urgency) {
+            break;
+        }
+        if want.needed() > left {
+            short.get_or_insert(want.urgency);
+        }
         // The first one is always tried: something has to be spent on, and the limit holds anyway.
         if want.needed() <= left || funded.is_empty() {
             let part = want.needed().min(left);
@@ -88,7 +101,8 @@ mod tests {
     use super::*;
 
     fn want(name: &str, expected: u64, call: u64, tail: u64) -> Want {
-        Want { feature: FeatureId::new(name).unwrap(), expected: MicroUsd(expected), call: MicroUsd(call), tail }
+        let (feature, urgency) = (FeatureId::new(name).unwrap(), Priority::Normal);
+        Want { feature, urgency, expected: MicroUsd(expected), call: MicroUsd(call), tail }
     }
 
     fn funded(available: u64, wants: &[Want]) -> Option<Vec<(String, u64)>> {
@@ -111,6 +125,19 @@ mod tests {
     fn too_little_goes_to_the_critical_path_first_and_then_to_what_still_fits() {
         let wants = [want("docs", 10, 0, 1), want("core", 100, 0, 9), want("ui", 100, 0, 5)];
         assert_eq!(funded(200, &wants), parts(&[("core", 150), ("docs", 15)]));
+    }
+
+    #[test]
+    fn the_more_urgent_comes_first_and_nothing_less_urgent_is_funded_in_its_place() {
+        let of = |urgency, want| Want { urgency, ..want };
+        let wants = [
+            of(Priority::Low, want("docs", 10, 0, 9)),
+            of(Priority::Critical, want("core", 100, 0, 1)),
+            of(Priority::High, want("ui", 100, 0, 5)),
+        ];
+        assert_eq!(funded(200, &wants), parts(&[("core", 150)]), "docs would fit, but ui comes first");
+        assert_eq!(funded(314, &wants), parts(&[("core", 150), ("ui", 150)]));
+        assert_eq!(funded(140, &wants), parts(&[("core", 140)]));
     }
 
     #[test]

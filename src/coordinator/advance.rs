@@ -107,18 +107,26 @@ async fn stage_end(
 
 /// Why money stops the job: nothing runs, nothing waits for a retry, and every ready task was refused or left out.
 fn out_of_money(running: &mut Running, thrift: &Thrift, now: Timestamp) -> Option<String> {
-    if running.job.in_flight().len() > 0 || running.job.next_retry_at().is_some() {
-        return None;
-    }
-    let is_left_out = |running: &Running, task: &Task| running.is_left_out(task, thrift);
-    if running.unaffordable.is_empty() && !running.job.dispatchable(now).any(|task| is_left_out(running, task)) {
+    if running.job.in_flight().len() > 0 {
         return None;
     }
     // Refused only because others held reservations at that time: worth another try now that nobody does.
     running.waiting_for_money.clear();
+    running.asked_again.clear();
+    running.short.retain(|task| running.unaffordable.contains(task));
+    if running.job.next_retry_at().is_some() {
+        return None;
+    }
+    running.job.rank();
+    let is_left_out = |running: &Running, task: &Task| running.is_left_out(task, thrift);
+    if running.unaffordable.is_empty() && !running.job.dispatchable(now).any(|task| is_left_out(running, task)) {
+        return None;
+    }
+    let first = running.paid_first();
+    let is_paid_later = |task: &Task| first.is_some_and(|first| running.job.urgency(&task.id) > first);
     let mut ready = running.job.dispatchable(now).peekable();
     ready.peek()?;
-    if !ready.all(|task| running.unaffordable.contains(&task.id) || is_left_out(running, task)) {
+    if !ready.all(|task| running.unaffordable.contains(&task.id) || is_left_out(running, task) || is_paid_later(task)) {
         return None;
     }
     let refused = running.unaffordable.iter().filter_map(|id| running.job.task(id)?.last_failure.as_ref());

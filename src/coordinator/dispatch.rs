@@ -4,7 +4,7 @@
 //! they could not be called back. A message is published only after its dispatch is in the log.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -52,7 +52,11 @@ impl Coordinator {
         let thrift = &self.options.thrift;
         let mut classes: BTreeMap<(Priority, &AgentType), Vec<Leading<'_>>> = BTreeMap::new();
         for running in self.jobs.values() {
-            let may_go = |task: &Task| !running.lacks_money(&task.id) && !running.is_left_out(task, thrift);
+            let first = running.paid_first();
+            let may_go = |task: &Task| {
+                let is_paid_later = first.is_some_and(|first| running.job.urgency(&task.id) > first);
+                !is_paid_later && !running.lacks_money(&task.id) && !running.is_left_out(task, thrift)
+            };
             for (task, tail) in running.job.leading(now, room, may_go) {
                 classes.entry((task.priority, &task.agent)).or_default().push((Reverse(tail), &running.id, task));
             }
@@ -81,17 +85,23 @@ impl Coordinator {
         };
         let mut capacity = Capacity::default();
         let mut workers: BTreeMap<AgentType, u64> = BTreeMap::new();
+        let mut living = BTreeSet::new();
         for entry in snapshot.entries.iter().filter(|entry| entry.key.starts_with(CARD_PREFIX)) {
             let card = entry.value.as_ref().and_then(|value| serde_json::from_slice::<WorkerCard>(value).ok());
             match card {
                 Some(card) if !is_dead(&card.instance) => {
                     capacity.add_worker(&card.agents, u64::from(card.slots));
+                    living.insert(card.instance);
                     card.agents.into_iter().for_each(|agent| *workers.entry(agent).or_default() += 1);
                 }
                 Some(_) => {}
                 None => tracing::warn!(key = entry.key, "not a worker's card; ignored"),
             }
         }
+        if !self.living.is_subset(&living) {
+            self.jobs.values_mut().for_each(Running::doubt_costs);
+        }
+        self.living = living;
         self.capacity = capacity;
         self.measure_fleet(workers);
         Ok(())

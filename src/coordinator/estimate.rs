@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::agent::RoleBook;
 use crate::budget::{PriceTable, WorstCaseInput};
 use crate::job::{Job, Task};
-use crate::protocol::{FeatureId, MicroUsd, TaskKind, Usage};
+use crate::protocol::{FeatureId, FeatureSpec, MicroUsd, TaskId, TaskKind, Usage};
 
 /// Bytes of source text per token, a middle value for code (research: llm §4 warns against using it as a bound).
 const BYTES_PER_TOKEN: u64 = 3;
@@ -18,6 +18,9 @@ const THINKING_TOKENS: u64 = 2_000;
 
 /// Expected output of a planning call.
 const PLAN_TOKENS: u64 = 4_000;
+
+/// Expected size of a file that no feature plan has described yet, in tokens.
+const FILE_TOKENS: u64 = 1_500;
 
 /// Prompt beyond contract and dependencies: role, task, frame.
 const PROMPT_TOKENS: u64 = 1_500;
@@ -53,6 +56,16 @@ impl Estimator {
         })
     }
 
+    /// Expected cost of a feature that is not planned yet: its plan, and every file that the strategic plan gives it at a usual
+    /// size.
+    #[must_use]
+    pub fn unplanned(&self, job: &Job, feature: &FeatureSpec) -> MicroUsd {
+        let Some(plan) = job.task(&TaskId::feature_plan(&feature.id)) else { return MicroUsd::ZERO };
+        let head = head_tokens(job);
+        let file = self.price(plan, 0, head, FILE_TOKENS + THINKING_TOKENS);
+        feature.files.iter().fold(self.task(job, plan, head), |sum, _| sum.saturating_add(file))
+    }
+
     /// About the worst case of one call at its full size, as the budget is going to see it.
     fn most(&self, job: &Job, task: &Task, head_tokens: u64) -> MicroUsd {
         let Ok(role) = self.roles.get(&task.agent) else { return MicroUsd::ZERO };
@@ -67,13 +80,17 @@ impl Estimator {
     }
 
     fn task(&self, job: &Job, task: &Task, head_tokens: u64) -> MicroUsd {
-        let Ok(role) = self.roles.get(&task.agent) else { return MicroUsd::ZERO };
         let (context, output) = match task.kind {
             TaskKind::File { .. } => {
                 (direct_needs_tokens(job, task), u64::from(task.estimated_tokens) + THINKING_TOKENS)
             }
             _ => (0, PLAN_TOKENS),
         };
+        self.price(task, context, head_tokens, output)
+    }
+
+    fn price(&self, task: &Task, context: u64, head_tokens: u64, output: u64) -> MicroUsd {
+        let Ok(role) = self.roles.get(&task.agent) else { return MicroUsd::ZERO };
         // The head is read from the cache by all calls but the first few.
         let usage = Usage { input: context + PROMPT_TOKENS, cache_read: head_tokens, output, ..Usage::default() };
         self.prices.charge(&role.model, &usage).unwrap_or_default()

@@ -88,6 +88,8 @@ pub struct Coordinator {
     dispatched: u64,
     /// Agent types that had living workers when the fleet was looked at last.
     served: BTreeSet<AgentType>,
+    /// Workers that were alive then.
+    living: BTreeSet<InstanceId>,
     /// Messages of tasks given up, to be put among the dead letters.
     letters: Vec<(Outgoing, String)>,
     commits: (mpsc::Sender<CommitDone>, mpsc::Receiver<CommitDone>),
@@ -108,6 +110,7 @@ impl Coordinator {
             capacity: Capacity::default(),
             dispatched: 0,
             served: BTreeSet::new(),
+            living: BTreeSet::new(),
             letters: Vec::new(),
             commits: mpsc::channel(64),
         })

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use super::running::Running;
 use super::{Coordinator, CoordinatorError, deliver, measure, recover};
-use crate::backend::{Backend, BackendError, Signal};
+use crate::backend::{Backend, BackendError, Scope, Signal};
 use crate::clock::Timestamp;
 use crate::job::{Decision, Product};
 use crate::protocol::{
-    ArtifactRef, Command, CommandMessage, FailureKind, JobId, ProtocolError, TaskFailure, TaskKind, TaskOutcome,
-    TaskResult,
+    ArtifactRef, Command, CommandMessage, FailureKind, JobId, MicroUsd, ProtocolError, TaskFailure, TaskKind,
+    TaskOutcome, TaskResult,
 };
 use crate::resilience::RetryPolicy;
 
@@ -41,8 +41,11 @@ impl Coordinator {
             TaskOutcome::Failed { .. } => (result, None),
         };
         let retry_at = retry_at(&result, failures, parked_since, &self.options.retry, now);
-        note_money(running, &result);
+        note_money(&self.backend, running, &result).await?;
         running.note_pressure(&result);
+        if running.doubtful.remove(&result.task) {
+            running.money_seen_at = None;
+        }
         let (job, task) = (result.job.clone(), result.task.clone());
         running.stage(Decision::Accept { result, product, retry_at }, now)?;
         if let Some(running) = self.jobs.get(&job)
@@ -124,8 +127,7 @@ pub(super) fn decision(command: Command) -> Option<Decision> {
 
 fn apply_command(running: &mut Running, command: Command, now: Timestamp) -> Result<(), CoordinatorError> {
     let Some(decision) = decision(command) else { return Ok(()) };
-    running.waiting_for_money.clear();
-    running.unaffordable.clear();
+    running.try_money_again();
     match running.stage(decision, now) {
         Err(CoordinatorError::Refused { job, refusal }) => {
             tracing::warn!(%job, %refusal, "command refused");
@@ -170,6 +172,16 @@ pub(super) fn rejected(mut result: TaskResult, why: &str) -> TaskResult {
 /// the waiting is. Where all calls of the attempt were refused it is the last one, or the two loops would multiply.
 fn bounded_parking(mut result: TaskResult, since: Option<Timestamp>, longest: Duration, now: Timestamp) -> TaskResult {
     let TaskOutcome::Failed { failure } = &mut result.outcome else { return result };
+    let asked = Duration::from_millis(failure.retry_after_ms.unwrap_or_default());
+    if asked > longest {
+        failure.retry_after_ms = Some(u64::try_from(longest.as_millis()).unwrap_or(u64::MAX));
+        let (asked, longest) = (asked.as_secs(), longest.as_secs());
+        let message = format!(
+            "the provider asks to be left alone for {asked} s and is asked again after job.longest_parking_seconds = {longest}: {}",
+            failure.message
+        );
+        failure.message = TaskFailure::new(failure.kind, &failure.code, &message).message;
+    }
     let waited = since.map_or(Duration::ZERO, |since| now.since(since));
     if failure.kind == FailureKind::Parked && waited >= longest {
         let was_told_when = failure.retry_after_ms.take().is_some();
@@ -216,21 +228,59 @@ fn pause(waited: Option<Duration>, retry: &RetryPolicy) -> Duration {
 }
 
 /// Keeps track of which tasks money keeps from running.
-fn note_money(running: &mut Running, result: &TaskResult) {
-    let refused = matches!(&result.outcome, TaskOutcome::Failed { failure } if failure.kind == FailureKind::Budget);
-    if !refused {
+async fn note_money(backend: &Backend, running: &mut Running, result: &TaskResult) -> Result<(), CoordinatorError> {
+    running.asked_again.remove(&result.task);
+    running.short.remove(&result.task);
+    let refused = match &result.outcome {
+        TaskOutcome::Failed { failure } if failure.kind == FailureKind::Budget => Some(failure.needed),
+        _ => None,
+    };
+    let Some(needed) = refused else {
         // A settled call has given back the rest of its reservation.
-        running.waiting_for_money.clear();
-    } else if running.job.in_flight().any(|task| task.id != result.task) {
+        running.release_most_urgent();
+        return Ok(());
+    };
+    if let Some(needed) = needed.filter(|needed| *needed > MicroUsd::ZERO) {
+        let available = backend.ledger.balance(&Scope::Job(running.id.clone())).await?.available();
+        if available.is_some_and(|available| available < needed) {
+            running.short.insert(result.task.clone());
+        }
+    }
+    if running.job.in_flight().any(|task| task.id != result.task) {
         running.waiting_for_money.insert(result.task.clone());
     } else {
         running.unaffordable.insert(result.task.clone());
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_provider_keeps_a_task_away_for_longer_than_the_longest_parking() {
+        let mut failure = TaskFailure::new(FailureKind::Parked, "CS-LLM-003", "the provider answered 429");
+        failure.retry_after_ms = Some(86_400_000);
+        let result = TaskResult {
+            job: JobId::new("j").unwrap(),
+            task: crate::protocol::TaskId::plan(),
+            attempt: 1,
+            worker: crate::protocol::InstanceId::new("w").unwrap(),
+            started_at: Timestamp(1),
+            finished_at: Timestamp(2),
+            usage: crate::protocol::Usage::default(),
+            cost: MicroUsd::ZERO,
+            overrun: None,
+            outcome: TaskOutcome::Failed { failure },
+        };
+        let bounded = bounded_parking(result, None, Duration::from_secs(3_600), Timestamp(2));
+        let TaskOutcome::Failed { failure } = &bounded.outcome else { unreachable!() };
+        assert_eq!((failure.kind, failure.retry_after_ms), (FailureKind::Parked, Some(3_600_000)));
+        assert!(failure.message.contains("86400 s") && failure.message.contains("= 3600"), "{}", failure.message);
+        let due = retry_at(&bounded, 0, None, &RetryPolicy::default(), Timestamp(2));
+        assert_eq!(due, Some(Timestamp(2).after(Duration::from_secs(3_600))));
+    }
 
     #[test]
     fn pauses_grow_with_what_was_waited_and_stay_within_bounds() {

@@ -10,8 +10,8 @@ use super::CoordinatorError;
 use super::slices::Funding;
 use crate::backend::{Backend, BackendError};
 use crate::clock::Timestamp;
-use crate::job::{Decision, Job};
-use crate::protocol::{Event, JobId, MicroUsd, TaskId};
+use crate::job::{Decision, Job, Task};
+use crate::protocol::{Event, JobId, MicroUsd, Priority, TaskId};
 use crate::workspace::Workspace;
 
 /// Events read from the log at once.
@@ -31,6 +31,10 @@ pub(super) struct Running {
     pub(super) committing: bool,
     /// Refused for lack of money while other calls held reservations; tried again when one of those is settled.
     pub(super) waiting_for_money: HashSet<TaskId>,
+    /// Let go of after such a wait, and not answered yet.
+    pub(super) asked_again: HashSet<TaskId>,
+    /// Of all those, the ones for which the job's own money was too little, not that of a slice or an agent type.
+    pub(super) short: HashSet<TaskId>,
     /// Refused although nothing else was reserved: not affordable until the budget is changed.
     pub(super) unaffordable: HashSet<TaskId>,
     /// Set once the job has ended: running calls that report later than this are not waited for.
@@ -41,8 +45,12 @@ pub(super) struct Running {
     pub(super) warned_at: Option<MicroUsd>,
     /// The limit for which the job was paused because of what is spent.
     pub(super) paused_at: Option<MicroUsd>,
-    /// Cost and budget at which the ledger was looked at last.
-    pub(super) money_seen_at: (MicroUsd, MicroUsd),
+    /// Cost and budget at which the ledger was looked at last; `None` when it has to be looked at in any case.
+    pub(super) money_seen_at: Option<(MicroUsd, MicroUsd)>,
+    /// What the ledger knew of then that the log did not: calls that were charged without a result.
+    pub(super) unlogged: MicroUsd,
+    /// Attempts whose worker may have died: by the time they are answered, its calls are charged.
+    pub(super) doubtful: HashSet<TaskId>,
     /// What the ledger said then, in percent of the limit.
     pub(super) spent_percent: u64,
     /// Which features may spend.
@@ -74,6 +82,7 @@ impl Running {
                 seq = recorded.seq;
             }
         }
+        let doubtful = job.in_flight().map(|task| task.id.clone()).collect();
         let running = Self {
             id: id.clone(),
             job,
@@ -82,12 +91,16 @@ impl Running {
             workspace: None,
             committing: false,
             waiting_for_money: HashSet::new(),
+            asked_again: HashSet::new(),
+            short: HashSet::new(),
             unaffordable: HashSet::new(),
             gives_up_at: None,
             commit_failed: false,
             warned_at,
             paused_at,
-            money_seen_at: (MicroUsd::ZERO, MicroUsd::ZERO),
+            money_seen_at: None,
+            unlogged: MicroUsd::ZERO,
+            doubtful,
             spent_percent: 0,
             funding: Funding::default(),
         };
@@ -134,6 +147,41 @@ impl Running {
     /// Tasks that lack of money keeps from going out.
     pub(super) fn lacks_money(&self, task: &TaskId) -> bool {
         self.waiting_for_money.contains(task) || self.unaffordable.contains(task)
+    }
+
+    /// A worker was lost: what its calls are charged with is in no log.
+    pub(super) fn doubt_costs(&mut self) {
+        self.money_seen_at = None;
+        self.doubtful.extend(self.job.in_flight().map(|task| task.id.clone()));
+    }
+
+    /// Lets all tasks that lack money ask for it again: there may be more of it.
+    pub(super) fn try_money_again(&mut self) {
+        for tasks in [&mut self.waiting_for_money, &mut self.asked_again, &mut self.short, &mut self.unaffordable] {
+            tasks.clear();
+        }
+    }
+
+    /// Lets the most urgent of the tasks that wait for money ask for it again; the others go on waiting for those.
+    pub(super) fn release_most_urgent(&mut self) {
+        self.job.rank();
+        let Some(first) = self.waiting_for_money.iter().map(|id| self.job.urgency(id)).min() else { return };
+        let released = self.waiting_for_money.extract_if(|id| self.job.urgency(id) == first);
+        self.asked_again.extend(released);
+    }
+
+    /// The least urgency that may be paid for at present; `None` when money keeps nothing back. What is less urgent waits while
+    /// a more urgent task lacks the job's money, and, once the job has too little for everything, until nothing more urgent is
+    /// left to do. What a limit of its own keeps from running holds nobody up. [`Job::rank`] has to be called before.
+    pub(super) fn paid_first(&self) -> Option<Priority> {
+        let is_open = |id: &&TaskId| self.job.task(id).is_some_and(|task| !task.status.is_over());
+        let short = self.short.iter().filter(is_open).map(|id| self.job.urgency(id)).min();
+        let is_stuck = |task: &Task| {
+            let is_refused = self.unaffordable.contains(&task.id) && !self.short.contains(&task.id);
+            is_refused && !task.feature().is_some_and(|feature| self.may_be_opened(feature))
+        };
+        let front = self.funding.is_tight.then(|| self.job.front(is_stuck)).flatten();
+        short.into_iter().chain(front).min()
     }
 
     /// True when the job has ended and nothing of it is under way any more.

@@ -1,6 +1,8 @@
 //! Funding features: what each may spend once a job's money is too little for all of them.
 //!
-//! Looked at when all plans are in, when the limit changes and whenever a feature is finished, because what it did not use
+//! Looked at from the strategic plan on: whenever a feature is planned or finished and when the limit changes. While the money
+//! is too little for everything, tasks that are less urgent than others wait until those are done, so that it goes to the most
+//! important features first. Slices follow when all plans are in, and what a finished feature did not use
 //! goes back to the rest: a feature that is over, or not funded, has the limit that it has spent, so that its calls are refused
 //! where all money is refused, in the ledger. A funded one that runs into its slice gets more of what belongs to nobody.
 //! When nothing else is left to do, every slice is opened again: money that nobody needs must not end a job.
@@ -20,8 +22,9 @@ use crate::clock;
 use crate::job::{FeatureRollup, JobStatus};
 use crate::protocol::{FailureKind, FeatureId, InstanceId, JobId, MicroUsd, TaskOutcome, TaskResult};
 
-/// What decides whether funding has to be looked at again: the limit, the features that are done, the files given up.
-type Occasion = (MicroUsd, usize, u32);
+/// What decides whether funding has to be looked at again: the limit, the known tasks, the features that are done, the files
+/// given up.
+type Occasion = (MicroUsd, usize, usize, u32);
 
 /// Limits set here by feature: the present one last, and those before it, for the ledger may still have one of them.
 type Ours = BTreeMap<FeatureId, Vec<MicroUsd>>;
@@ -37,6 +40,8 @@ pub(super) struct Funding {
     pressed: Option<(FeatureId, MicroUsd)>,
     /// Nothing is limited any more until the job's limit changes.
     opened_for: Option<MicroUsd>,
+    /// There is too little for everything that is left to do.
+    pub(super) is_tight: bool,
     /// What everything left to do might have cost when it was looked at last, and what was kept from it.
     needed: MicroUsd,
     hold_back: MicroUsd,
@@ -49,12 +54,13 @@ impl Coordinator {
             return Ok(());
         }
         let Some(running) = self.jobs.get_mut(id) else { return Ok(()) };
+        running.job.rank();
         let job = &running.job;
-        if job.status() != JobStatus::Running || !job.is_planned() {
+        if !matches!(job.status(), JobStatus::Planning | JobStatus::Running) || job.plan().is_none() {
             return Ok(());
         }
         let (budget, files) = (job.budget(), job.totals().files);
-        let occasion = (budget, job.features_done(), files.dead + files.skipped);
+        let occasion = (budget, job.tasks().len(), job.features_done(), files.dead + files.skipped);
         let desk =
             Desk { backend: &self.backend, instance: &self.options.instance, estimator: &self.options.estimator };
         if running.funding.seen == Some(occasion) || running.funding.opened_for == Some(budget) {
@@ -62,6 +68,7 @@ impl Coordinator {
             return desk.relieve(running, &feature, needed).await;
         }
         if running.has_plenty() {
+            running.funding.is_tight = false;
             running.funding.seen = Some(occasion);
             return Ok(());
         }
@@ -90,13 +97,20 @@ pub(super) async fn open_all(
 }
 
 impl Running {
+    /// True when the limit of a feature's own was set here and may still be opened.
+    pub(super) fn may_be_opened(&self, feature: &FeatureId) -> bool {
+        let ours = self.funding.ours.as_ref().is_some_and(|ours| ours.contains_key(feature));
+        ours && self.funding.opened_for != Some(self.job.budget())
+    }
+
     /// True when nothing has to be decided and nobody asked, because what was too little for nobody cannot have become too
     /// little: the work that is left only shrinks, and the ledger hardly knows of more than the log and a tenth of the limit.
     fn has_plenty(&self) -> bool {
         let (funding, limit) = (&self.funding, self.job.budget());
-        let is_known = funding.seen.is_some_and(|(seen, ..)| seen == limit)
+        let is_known = funding.seen.is_some_and(|(seen, tasks, ..)| seen == limit && tasks == self.job.tasks().len())
             && funding.ours.as_ref().is_some_and(BTreeMap::is_empty);
-        let left = limit.saturating_sub(self.job.cost()).saturating_sub(limit.percent(10));
+        let left =
+            limit.saturating_sub(self.job.cost()).saturating_sub(self.unlogged).saturating_sub(limit.percent(10));
         is_known && funding.needed <= left.saturating_sub(funding.hold_back)
     }
 
@@ -155,7 +169,8 @@ impl Desk<'_> {
         let available = left(&balance);
         let mut wants = self.wants(running);
         (running.funding.needed, running.funding.hold_back) = (slices::needed(&wants), balance.hold_back);
-        if !ours && running.funding.needed <= available {
+        running.funding.is_tight = running.funding.needed > available;
+        if !running.job.is_planned() || (!ours && !running.funding.is_tight) {
             return Ok(());
         }
         let slices = self.slices(running).await?;
@@ -168,6 +183,7 @@ impl Desk<'_> {
             false
         });
         let funded = slices::fund(available.saturating_sub(taken), &wants);
+        running.funding.is_tight = funded.is_some();
         let limits = slices.into_iter().filter(|slice| slice.of_a_person().is_none());
         let limits = limits.filter_map(|slice| {
             let limit = funded.as_ref().map(|funded| {
@@ -183,9 +199,14 @@ impl Desk<'_> {
         let job = &running.job;
         let want = |feature: FeatureRollup<'_>| {
             let id = &feature.spec.id;
-            let (expected, call) = self.estimator.remaining_of(job, id);
+            let (mut expected, call) = self.estimator.remaining_of(job, id);
+            if !feature.planning.is_over() {
+                expected = self.estimator.unplanned(job, feature.spec);
+            }
             let tail = job.feature_tasks(id).map(|task| job.tail(&task.id)).max().unwrap_or(0);
-            Want { feature: id.clone(), expected, call, tail }
+            let urgency = job.feature_tasks(id).map(|task| job.urgency(&task.id)).min();
+            let urgency = urgency.unwrap_or(feature.spec.priority);
+            Want { feature: id.clone(), urgency, expected, call, tail }
         };
         job.features().filter(|feature| !is_over(feature)).map(want).collect()
     }
@@ -263,8 +284,7 @@ impl Desk<'_> {
         if ours.len() < before {
             self.remember(&running.id, ours).await?;
         }
-        running.waiting_for_money.clear();
-        running.unaffordable.clear();
+        running.try_money_again();
         Ok(true)
     }
 

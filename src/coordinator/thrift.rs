@@ -55,13 +55,16 @@ impl Coordinator {
         let thrift = &self.options.thrift;
         let Some(running) = self.jobs.get_mut(id) else { return Ok(()) };
         let (cost, budget) = (running.job.cost(), running.job.budget());
-        // The ledger knows of more than the log (calls that never reported), but hardly of more than a tenth of the budget.
+        // The ledger knows of more than the log (calls that never reported), but hardly of more than a tenth of the budget beyond
+        // what it knew when a job was taken up, or a worker lost.
         let near = budget.percent(thrift.first_percent().saturating_sub(10));
-        if (cost, budget) == running.money_seen_at || cost < near {
+        let is_far = || running.money_seen_at.is_some() && cost.saturating_add(running.unlogged) < near;
+        if running.money_seen_at == Some((cost, budget)) || is_far() {
             return Ok(());
         }
-        running.money_seen_at = (cost, budget);
+        running.money_seen_at = Some((cost, budget));
         let balance = self.backend.ledger.balance(&Scope::Job(id.clone())).await?;
+        running.unlogged = balance.spent.saturating_sub(cost);
         let Some(limit) = balance.limit.filter(|limit| limit.0 > 0) else { return Ok(()) };
         running.spent_percent = share(balance.spent.0, limit.0);
         if running.spent_percent >= thrift.warn_percent && running.warned_at != Some(limit) {

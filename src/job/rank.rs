@@ -9,9 +9,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Job;
-use super::task::Task;
+use super::task::{Node, Task};
 use crate::clock::Timestamp;
-use crate::protocol::{AgentType, Priority};
+use crate::protocol::{AgentType, Priority, TaskId};
 
 /// Ready tasks of one priority and agent type, the heaviest chain first, then in the order they came into being.
 type Class = BTreeSet<(Reverse<u64>, usize)>;
@@ -20,6 +20,8 @@ type Class = BTreeSet<(Reverse<u64>, usize)>;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ranks {
     classes: BTreeMap<(Priority, AgentType), Class>,
+    /// By position: the most urgent priority among a task and all that wait for it.
+    urgencies: Vec<Priority>,
     /// The graph has grown since.
     is_stale: bool,
 }
@@ -63,6 +65,33 @@ impl Job {
         let ready = std::mem::take(&mut self.ready);
         ready.iter().for_each(|&at| self.note_rank(at, true));
         self.ready = ready;
+        let own = |node: &Node| match node {
+            Node::Task(id) => self.task(id).map_or(Priority::Low, |task| task.priority),
+            Node::FeatureDone(_) | Node::File(_) => Priority::Low,
+        };
+        let least = self.graph.least_behind(own);
+        let urgency = |task: &Task| least.get(&Node::Task(task.id.clone())).copied().unwrap_or(task.priority);
+        self.ranks.urgencies = self.tasks.iter().map(urgency).collect();
+    }
+
+    /// How urgent `task` is: as urgent as the most urgent task that waits for it, directly or not. [`Job::rank`] has to be
+    /// called before.
+    #[must_use]
+    pub fn urgency(&self, task: &TaskId) -> Priority {
+        self.task_index.get(task).map_or(Priority::Low, |&at| self.urgency_at(at))
+    }
+
+    fn urgency_at(&self, at: usize) -> Priority {
+        self.ranks.urgencies.get(at).copied().unwrap_or(self.tasks[at].priority)
+    }
+
+    /// The greatest urgency among the tasks that can be worked on: those that are ready, dispatched or tried again later,
+    /// except those that `is_stuck`. [`Job::rank`] has to be called before.
+    pub fn front(&self, is_stuck: impl Fn(&Task) -> bool) -> Option<Priority> {
+        let files = self.files_allowed();
+        let ready = self.ready.iter().copied().filter(|&at| files || !self.tasks[at].is_file());
+        let live = ready.chain(self.in_flight.iter().copied()).chain(self.retrying.iter().map(|&(_, at)| at));
+        live.filter(|&at| !is_stuck(&self.tasks[at])).map(|at| self.urgency_at(at)).min()
     }
 
     /// Of the tasks that may be dispatched at `now` and that `is_wanted`, the first `most` of every priority and agent type, and

@@ -125,6 +125,35 @@ async fn a_job_that_runs_out_completes_whole_features_instead_of_a_bit_of_each()
     assert!(begun <= 1, "more than one feature was left half done: {done:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_less_urgent_feature_is_finished_while_a_more_urgent_one_is_missing_for_want_of_money() {
+    let mut job = job(6, 2);
+    // The most urgent come last in the plan, so that nothing but their priority brings them first.
+    let priorities =
+        [Priority::Low, Priority::Low, Priority::Normal, Priority::Normal, Priority::Critical, Priority::Critical];
+    for (feature, priority) in job.plan.features.iter_mut().zip(priorities) {
+        feature.priority = priority;
+    }
+    let whole = Bout::of(dear(&job), &[ONE_AT_A_TIME, SMALL_CALLS]).await.story.balance.spent;
+    for (percent, concurrency) in [(45, "1"), (45, "6"), (65, "6"), (80, "6")] {
+        let budget = dollars(MicroUsd(whole.0 * percent / 100));
+        let settings =
+            [("CODESWARM_FLEET_CONCURRENCY", concurrency), SMALL_CALLS, ("CODESWARM_JOB_BUDGET_USD", budget.as_str())];
+        let bout = Bout::of(dear(&job), &settings).await;
+        bout.ran.assert_ended(4, &[]);
+        let is_done = |id: &FeatureId| {
+            let of = |event: &Event| matches!(event, Event::FeatureCommitted { feature, complete: true, .. } if feature == id);
+            bout.story.events.iter().any(of)
+        };
+        let done: Vec<Priority> =
+            job.plan.features.iter().filter(|feature| is_done(&feature.id)).map(|feature| feature.priority).collect();
+        let missing = job.plan.features.iter().filter(|feature| !is_done(&feature.id)).map(|feature| feature.priority);
+        let (missing, last) = (missing.min(), done.iter().max().copied());
+        assert!(last <= missing || last.is_none(), "{percent} %, {concurrency}: done {done:?}, missing {missing:?}");
+        assert!(!done.is_empty(), "{percent} %, {concurrency}: {:?}", written(&bout));
+    }
+}
+
 /// What the ledger says was changed, oldest first: the notes of its adjustments.
 async fn changes(sandbox: &Sandbox) -> Vec<String> {
     let (backend, _copy) = sandbox.stores().await;
