@@ -254,3 +254,33 @@ async fn a_cancelled_wait_ends_at_once_and_holds_nothing() {
     assert!(matches!(outcome.result, Err(LlmError::Cancelled)), "{outcome:?}");
     assert_eq!((start.elapsed(), bench.places()), (Duration::from_secs(3), (1, 0, 0)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_has_guards_of_its_own_for_models_of_named_endpoints_too() {
+    let bench = Bench::new(None, 2, PLENTY);
+    let Parts { breaker, rates, places, bulkhead, .. } = &*bench.guards.0;
+    let replayed = Guards::new(REPLAY, breaker.clone(), rates.clone(), *places, *bulkhead, PATIENCE);
+    let worst_case = WorstCaseInput::from_body("openai/gpt", "{}", 100);
+    let prepared = Prepared::new("{}".to_owned(), worst_case);
+    for (guards, key) in [(&bench.guards, "openai/gpt"), (&replayed, "replay/openai/gpt")] {
+        let pass = guards.enter(&prepared, &AgentType::planner(), &CancellationToken::new()).await.expect("it passes");
+        assert_eq!(pass.key, key);
+        pass.unused().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_is_left_alone_for_no_longer_than_the_longest_pause() {
+    let bench = Bench::new(None, 2, PLENTY);
+    let Parts { breaker, rates, places, bulkhead, .. } = &*bench.guards.0;
+    let hour = Duration::from_secs(3_600);
+    let guards =
+        Guards::new("test", breaker.clone(), rates.clone(), *places, *bulkhead, PATIENCE).pausing_at_most(hour);
+    let prepared = Prepared::new("{}".to_owned(), WorstCaseInput::from_body(MODEL, "{}", 100));
+    let enter = || async { guards.enter(&prepared, &AgentType::planner(), &CancellationToken::new()).await };
+    enter().await.expect("it passes").finish(&Err(status(429, Some(86_400))), None).await;
+    let Err(LlmError::NotAdmitted { retry_after, .. }) = enter().await else { panic!("the provider is left alone") };
+    assert!(retry_after <= hour, "{retry_after:?}");
+    tokio::time::sleep(hour + Duration::from_secs(1)).await;
+    assert!(enter().await.is_ok());
+}
