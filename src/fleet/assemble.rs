@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::{Environment, RoleSettings, Settings};
 use crate::coordinator::Estimator;
 use crate::llm::record::Recorder;
-use crate::llm::replay::{FakeOptions, FakeServer, Latency, Script};
+use crate::llm::replay::{FakeOptions, FakeServer, Latency, ReplayError, Script};
 use crate::llm::warm::WarmGate;
 use crate::llm::{Effort, Metered, Provider, Thinking};
 use crate::protocol::{AgentType, InstanceId};
@@ -68,6 +68,12 @@ impl Parts {
     ) -> Result<Self, FleetError> {
         let prices = Arc::new(providers::prices(settings, base)?);
         let roles = priced_roles(settings, base, &prices)?;
+        let record = providers::record_file(settings);
+        if let (Some(path), Some(replay)) = (&record, replay)
+            && is_same_file(path, &replay.script)
+        {
+            return Err(ReplayError::RecordsItself { path: path.clone() }.into());
+        }
         let server = match replay {
             Some(replay) => {
                 let options = FakeOptions {
@@ -86,7 +92,7 @@ impl Parts {
         let models = roles.roles().flat_map(|role| std::iter::once(&role.model).chain(&role.fallback)).chain(&cheaper);
         let url = server.as_ref().map(FakeServer::base_url);
         let router = providers::router(settings, environment, models.map(String::as_str), &prices, url.as_deref())?;
-        let provider: Arc<dyn Provider> = match providers::record_file(settings) {
+        let provider: Arc<dyn Provider> = match record {
             Some(path) => Arc::new(Recorder::open(Arc::new(router), &path, &Clock::system())?),
             None => Arc::new(router),
         };
@@ -160,6 +166,11 @@ impl Parts {
             server.stop().await;
         }
     }
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    // A file that does not exist is no other one's.
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
 /// Every role with its model, once all of them can be used: prompt files are readable, models have a price.

@@ -6,7 +6,7 @@
 //! be written must not spoil a call that is paid for: it is reported and the call goes on.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +22,9 @@ use crate::clock::Clock;
 /// Marks tried for the call's id; a text that has all of them in it is not recorded.
 const MARKS: [&str; 3] = ["{{id}}", "{{call-id}}", "{{id-of-this-call}}"];
 
+/// Longest first line of a recording, in bytes; ours have less than a hundred.
+const MAX_HEADER_BYTES: u64 = 4096;
+
 /// A provider whose replies are written down.
 pub struct Recorder {
     inner: Arc<dyn Provider>,
@@ -30,23 +33,13 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Records what `inner` answers, at the end of the file at `path`. Several processes may share the file.
+    /// Records what `inner` answers, at the end of the file at `path`, which is a new one, an empty one or a recording.
+    /// Several processes may share it.
     ///
     /// # Errors
-    /// [`ReplayError::File`] when the file cannot be written.
+    /// [`ReplayError::NotARecording`] when something else is in the file; [`ReplayError::File`] when it cannot be written.
     pub fn open(inner: Arc<dyn Provider>, path: &Path, clock: &Clock) -> Result<Self, ReplayError> {
-        let failed = |source| ReplayError::File { path: path.to_owned(), source };
-        let day: String = clock.now().to_string().chars().take(10).collect();
-        // Only the one who creates the file writes the header.
-        match OpenOptions::new().create_new(true).append(true).open(path) {
-            Ok(mut file) => {
-                let header = Script::new().to_json_lines(&day, "recorded by codeswarm").map_err(std::io::Error::from);
-                header.and_then(|header| file.write_all(header.as_bytes())).map_err(failed)?;
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(failed(error)),
-        }
-        let file = OpenOptions::new().append(true).open(path).map_err(failed)?;
+        let file = open_recording(path, clock)?;
         Ok(Self { inner, path: path.to_owned(), file })
     }
 
@@ -60,6 +53,28 @@ impl Recorder {
             tracing::error!(path = %self.path.display(), %error, "a reply could not be recorded");
         }
     }
+}
+
+/// The file, behind a header of its own or of whoever began it.
+fn open_recording(path: &Path, clock: &Clock) -> Result<File, ReplayError> {
+    let failed = |source| ReplayError::File { path: path.to_owned(), source };
+    let mut file = OpenOptions::new().create(true).read(true).append(true).open(path).map_err(failed)?;
+    // Held by whoever looks, so that of several processes one writes the header.
+    file.lock().map_err(failed)?;
+    if file.metadata().map_err(failed)?.len() == 0 {
+        let day: String = clock.now().to_string().chars().take(10).collect();
+        let header = Script::new().to_json_lines(&day, "recorded by codeswarm").map_err(std::io::Error::from);
+        header.and_then(|header| file.write_all(header.as_bytes())).map_err(failed)?;
+    } else {
+        let mut head = Vec::new();
+        (&file).take(MAX_HEADER_BYTES).read_to_end(&mut head).map_err(failed)?;
+        let first = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        if !Script::begins_with(&String::from_utf8_lossy(first)) {
+            return Err(ReplayError::NotARecording { path: path.to_owned() });
+        }
+    }
+    file.unlock().map_err(failed)?;
+    Ok(file)
 }
 
 /// The line of a script that plays `reply` to the request with this body.
@@ -107,6 +122,24 @@ impl Provider for Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_new_file_an_empty_one_or_a_recording_is_written_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = |name: &str| open_recording(&directory.path().join(name), &Clock::system());
+        let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
+        std::fs::write(directory.path().join("empty.jsonl"), "").unwrap();
+        for name in ["new.jsonl", "empty.jsonl", "new.jsonl"] {
+            open(name).map(drop).unwrap();
+            assert_eq!(Script::parse(&read(name)).unwrap(), Script::new(), "one header");
+        }
+        for text in ["# A proposal\n", "{\"request\":\"plan\"}\n", "\n"] {
+            std::fs::write(directory.path().join("theirs"), text).unwrap();
+            let refused = open("theirs").map(drop).unwrap_err();
+            assert!(matches!(refused, ReplayError::NotARecording { .. }), "{refused}");
+            assert_eq!(read("theirs"), text, "nothing is added to it");
+        }
+    }
 
     #[test]
     fn a_reply_is_recorded_under_its_requests_name_without_the_calls_id() {

@@ -161,6 +161,18 @@ async fn an_output_that_cannot_be_used_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn replies_are_recorded_over_no_file_of_somebody_elses() {
+    let sandbox = sandbox();
+    for (record, code) in [("proposal.md", "CS-REPLAY-007"), ("./replay.jsonl", "CS-REPLAY-008")] {
+        let before = std::fs::read(sandbox.at(record)).unwrap();
+        let ran = sandbox.run_job(&["--replay", "replay.jsonl", "--record", record], &[]).await;
+        ran.assert_refused(1, code, &[record, "--record"]);
+        assert_eq!(std::fs::read(sandbox.at(record)).unwrap(), before);
+        assert_traceless(&sandbox);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_faults_of_a_configuration_are_listed_at_once() {
     let sandbox = sandbox();
     sandbox.write(

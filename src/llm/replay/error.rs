@@ -50,6 +50,18 @@ pub enum ReplayError {
     /// Lines of the script are wrong; the first few are listed.
     #[error("the script is not valid: {}", listed(.0))]
     Script(Vec<LineFault>),
+    /// Replies are to be recorded in a file that holds something else.
+    #[error("{} is not a recording, so nothing is recorded there", path.display())]
+    NotARecording {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Replies are to be recorded in the file that they are read from.
+    #[error("the replies of {} cannot be recorded in the same file", path.display())]
+    RecordsItself {
+        /// Which file.
+        path: PathBuf,
+    },
     /// A line of a bill's log is wrong.
     #[error("the bill {} is not valid: {fault}", path.display())]
     Bill {
@@ -81,6 +93,8 @@ impl Coded for ReplayError {
             Self::Bill { .. } => "CS-REPLAY-004",
             Self::Listen { .. } => "CS-REPLAY-005",
             Self::Price(_) => "CS-REPLAY-006",
+            Self::NotARecording { .. } => "CS-REPLAY-007",
+            Self::RecordsItself { .. } => "CS-REPLAY-008",
         }
     }
 
@@ -91,6 +105,10 @@ impl Coded for ReplayError {
             Self::Script(_) => {
                 "correct these lines; the script is JSON Lines, one header and then one reply a line".into()
             }
+            Self::NotARecording { .. } => {
+                "let --record (llm.record) name a file that does not exist yet, or a recording to go on with".into()
+            }
+            Self::RecordsItself { .. } => "let --record (llm.record) name another file, or leave it away".into(),
             Self::Bill { .. } => "move the file away to start a new bill".into(),
             Self::Listen { .. } => "choose another address; port 0 takes any free one".into(),
             Self::Price(inner) => inner.remedy(),

@@ -251,6 +251,12 @@ impl Script {
         self.replies.is_empty()
     }
 
+    /// Whether a file whose first line is `line` is a script of the known version.
+    #[must_use]
+    pub fn begins_with(line: &str) -> bool {
+        serde_json::from_str::<Header>(line).is_ok_and(|header| header.codeswarm_replay == 1)
+    }
+
     /// Reads a script.
     ///
     /// # Errors
