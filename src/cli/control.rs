@@ -15,11 +15,11 @@ use crate::coordinator::{self, Delivered};
 use crate::job::{Decision, JobStatus, Refusal};
 use crate::protocol::{Command, InstanceId, JobId, TaskId};
 
-/// How long to wait for the leader to do what was asked before saying that it was only sent.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for the leader to do what was asked; a standby takes over within 5 s.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Longest wait for one change of the log.
-const STEP: Duration = Duration::from_millis(250);
+pub(super) const STEP: Duration = Duration::from_millis(250);
 
 pub(super) async fn cancel(screen: &Screen, common: &Common, args: CancelArgs) -> Result<Exit, Failure> {
     let reason = args.reason;

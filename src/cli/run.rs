@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use super::args::{Common, FleetArgs, ResumeArgs, RunArgs};
+use super::control::{PATIENCE, STEP};
 use super::interrupts::Interrupts;
 use super::live::{Lines, Live, Watched};
 use super::plan::Answer;
@@ -16,7 +17,7 @@ use super::{Exit, Failure, jobs, opened, pause, plan, submit, watch};
 use crate::backend::open::is_distributed;
 use crate::backend::{Backend, Scope};
 use crate::config::{Environment, Loaded, Settings};
-use crate::coordinator::{self, Lead, Submission};
+use crate::coordinator::{self, Delivered, Lead, Submission};
 use crate::fleet::{LocalFleet, LocalOptions, Parts};
 use crate::job::JobStatus;
 use crate::protocol::{Command, InstanceId, JobId, JobOutcome, Origin};
@@ -57,10 +58,16 @@ pub(super) async fn resume(screen: &Screen, common: &Common, args: ResumeArgs) -
         let what = format!("job {job} is already completed: there is nothing to resume");
         return Err(Failure::error("CS-CLI-002", what, "start a new job with `codeswarm run PROPOSAL`"));
     }
-    if jobs::is_active(&backend, &watched).await? {
+    let is_over = matches!(watched.job.status(), JobStatus::Ended(_));
+    if !is_over && jobs::is_active(&backend, &watched).await? {
         return join(screen, &backend, &instance, watched, args.fleet.json).await;
     }
     warn_of_old_budget(screen, &backend, &watched).await?;
+    if let Some(leader) = coordinator::leader(&backend).await?
+        && hand_over(screen, &backend, &instance, &job, &leader).await?
+    {
+        return watch::show(screen, &backend, &job, args.fleet.json).await;
+    }
     let mut fleet = args.fleet;
     if let (None, Some(Origin::Replay { path })) = (&fleet.replay, watched.origin()) {
         fleet.replay = Some(PathBuf::from(path));
@@ -88,6 +95,38 @@ async fn join(
     coordinator::deliver(backend, instance, id, Command::Resume).await?;
     screen.note(&format!("the process that runs job {id} goes on with it"));
     watch::show(screen, backend, id, json).await
+}
+
+/// Asks the process that leads these stores to go on with a job that it does not work on, or is winding down. False when that
+/// process is gone meanwhile: then nobody leads, and this one may.
+async fn hand_over(
+    screen: &Screen,
+    backend: &Backend,
+    instance: &InstanceId,
+    id: &JobId,
+    leader: &str,
+) -> Result<bool, Failure> {
+    if coordinator::deliver(backend, instance, id, Command::Resume).await? == Delivered::Recorded {
+        return Ok(false);
+    }
+    let deadline = backend.clock.now().after(PATIENCE);
+    let mut watched = Watched::load(backend, id).await?;
+    loop {
+        let waits = matches!(watched.job.status(), JobStatus::Ended(_) | JobStatus::Paused);
+        if !waits && jobs::is_active(backend, &watched).await? {
+            screen.note(&format!("{leader} leads these stores and goes on with job {id}"));
+            return Ok(true);
+        }
+        if backend.clock.now() >= deadline {
+            let what = format!(
+                "{leader} leads these stores and does not take job {id}: a `codeswarm run` leads its own job only"
+            );
+            let remedy = format!("once it has ended, `codeswarm resume {id}`; `codeswarm list` shows what it works on");
+            return Err(Failure::error("CS-CLI-040", what, remedy));
+        }
+        backend.events.wait(id, watched.seq(), STEP).await?;
+        watched.refresh(backend, |_, _| ()).await?;
+    }
 }
 
 /// A job that ran out of money and got none since will most likely stop at once.

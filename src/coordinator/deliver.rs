@@ -66,9 +66,7 @@ pub(super) async fn record(
         return Err(CoordinatorError::UnknownJob { job: job.clone() });
     };
     let cancels = matches!(command, Command::Cancel { .. });
-    if let Some(decision) = results::decision(command) {
-        running.stage(decision, backend.clock.now())?;
-    }
+    results::obey(&mut running, command, backend.clock.now())?;
     if cancels {
         // Messages of the job may still lie in queues; no worker may claim them.
         recover::set_stop(backend, instance, job, Some("cancelled")).await?;

@@ -60,13 +60,29 @@ impl Coordinator {
         let tasks: Vec<TaskId> = running.job.in_flight().map(|task| task.id.clone()).collect();
         let mut messages = Vec::with_capacity(tasks.len());
         for task in &tasks {
-            messages.push(dispatch::message(&self.backend, &self.options, self.leadership.term(), running, task)?);
+            let mut message = dispatch::message(&self.backend, &self.options, self.leadership.term(), running, task)?;
+            // One leader may publish an attempt again more than once: a job can be stopped and resumed under it.
+            message.dedupe.push_str(&format!(":{}", running.newest()));
+            messages.push(message);
         }
         if !messages.is_empty() {
             tracing::info!(job = %running.id, tasks = messages.len(), "publishing unanswered tasks again");
             self.backend.broker.publish(messages).await?;
         }
         Ok(())
+    }
+
+    /// Goes on with a led job that was resumed while it was being wound down: it is no longer let go of, its attempts may be
+    /// claimed, and those that were turned away meanwhile go out again.
+    pub(super) async fn go_on(&mut self, id: &JobId) -> Result<(), CoordinatorError> {
+        let Some(running) = self.jobs.get_mut(id) else { return Ok(()) };
+        (running.gives_up_at, running.commit_failed) = (None, false);
+        running.flush(&self.backend).await?;
+        set_stop(&self.backend, &self.options.instance, id, None).await?;
+        match self.jobs.get(id) {
+            Some(running) => self.publish_again(running).await,
+            None => Ok(()),
+        }
     }
 
     /// Keeps the attempts of a job that nobody leads from being claimed.
@@ -77,7 +93,7 @@ impl Coordinator {
 
 /// Lets a job go on. One that is over because tasks ran out of attempts gives those tasks new ones: whoever resumes it
 /// believes that what stood in the way (a provider that was down, say) is gone.
-fn resume(running: &mut Running, now: Timestamp) -> Result<(), CoordinatorError> {
+pub(super) fn resume(running: &mut Running, now: Timestamp) -> Result<(), CoordinatorError> {
     if running.job.decide(Decision::Resume, now) == Err(Refusal::NothingToResume) {
         let dead = running.job.tasks().iter().filter(|task| task.status == TaskStatus::Dead);
         let dead: Vec<TaskId> = dead.map(|task| task.id.clone()).collect();

@@ -9,7 +9,7 @@ use super::running::Running;
 use super::{Coordinator, CoordinatorError, deliver, measure, recover};
 use crate::backend::{Backend, BackendError, Scope, Signal};
 use crate::clock::Timestamp;
-use crate::job::{Decision, Product};
+use crate::job::{Decision, JobStatus, Product};
 use crate::protocol::{
     ArtifactRef, Command, CommandMessage, FailureKind, JobId, MicroUsd, ProtocolError, TaskFailure, TaskKind,
     TaskOutcome, TaskResult,
@@ -74,7 +74,12 @@ impl Coordinator {
             self.backend.broker.signal(Signal::CancelJob { job: id.clone() }).await?;
         }
         let Some(running) = self.jobs.get_mut(&id) else { return Ok(Ok(())) };
+        let is_over = |running: &Running| matches!(running.job.status(), JobStatus::Ended(_));
+        let was_over = is_over(running);
         apply_command(running, message.command, now)?;
+        if was_over && !is_over(running) {
+            self.go_on(&id).await?;
+        }
         Ok(Ok(()))
     }
 
@@ -112,8 +117,21 @@ impl Coordinator {
     }
 }
 
+/// Stages what a command asks of the job's state. Whoever resumes a job that is over because tasks ran out of attempts
+/// gives those tasks new ones, whichever process leads it.
+///
+/// # Errors
+/// [`CoordinatorError::Refused`] when the job's state does not allow it.
+pub(super) fn obey(running: &mut Running, command: Command, now: Timestamp) -> Result<(), CoordinatorError> {
+    match decision(command) {
+        None => Ok(()),
+        Some(Decision::Resume) => recover::resume(running, now),
+        Some(decision) => running.stage(decision, now),
+    }
+}
+
 /// What a command asks of the job's state; nothing for one that only says where to look.
-pub(super) fn decision(command: Command) -> Option<Decision> {
+fn decision(command: Command) -> Option<Decision> {
     Some(match command {
         Command::Start => return None,
         Command::Cancel { reason } => Decision::Cancel { reason },
@@ -126,9 +144,8 @@ pub(super) fn decision(command: Command) -> Option<Decision> {
 }
 
 fn apply_command(running: &mut Running, command: Command, now: Timestamp) -> Result<(), CoordinatorError> {
-    let Some(decision) = decision(command) else { return Ok(()) };
     running.try_money_again();
-    match running.stage(decision, now) {
+    match obey(running, command, now) {
         Err(CoordinatorError::Refused { job, refusal }) => {
             tracing::warn!(%job, %refusal, "command refused");
             Ok(())

@@ -124,6 +124,11 @@ impl Running {
         Ok(())
     }
 
+    /// Sequence of the newest event in the log.
+    pub(super) const fn newest(&self) -> u64 {
+        self.seq
+    }
+
     /// Whether there is anything to append.
     pub(super) const fn is_staged(&self) -> bool {
         !self.staged.is_empty()

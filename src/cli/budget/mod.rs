@@ -17,13 +17,14 @@ use scope::Named;
 use super::args::Common;
 use super::live::Watched;
 use super::screen::Screen;
+use super::story::outcome_name;
 use super::words::money;
 use super::{Exit, Failure, jobs, opened, plan};
 use crate::backend::{Adjustment, Backend, Balance, Scope};
 use crate::clock;
 use crate::coordinator;
 use crate::error::Coded;
-use crate::job::Decision;
+use crate::job::{Decision, JobStatus};
 use crate::protocol::{Command, InstanceId, JobId, MicroUsd};
 
 pub(super) async fn run(screen: &Screen, common: &Common, command: BudgetCommand) -> Result<Exit, Failure> {
@@ -92,8 +93,13 @@ async fn change(screen: &Screen, common: &Common, args: AmountArgs, adds: bool) 
     tell(&backend, &instance, id, limit).await?;
     screen.result(&format!("job {id}: the budget is {limit} now, {} of it spent", money(balance.spent)));
     warn_if_less(screen, &balance);
-    if !jobs::is_active(&backend, &watched).await? {
-        screen.note(&format!("no process works on the job; go on with `codeswarm resume {id}`"));
+    match watched.job.status() {
+        JobStatus::Ended(outcome) => {
+            let how = outcome_name(outcome);
+            screen.note(&format!("the job has ended ({how}); go on with `codeswarm resume {id}`"));
+        }
+        _ if jobs::is_active(&backend, &watched).await? => {}
+        _ => screen.note(&format!("no process works on the job; go on with `codeswarm resume {id}`")),
     }
     Ok(Exit::Done)
 }

@@ -99,6 +99,57 @@ fn pause_resume_and_approval_work_across_processes() {
     Cluster::stop_all(fleet);
 }
 
+/// Resumes a job that a serving coordinator has let go of, and sees it through.
+fn resume_to_the_end(cluster: &Cluster, backend: &codeswarm::backend::Backend, id: &codeswarm::protocol::JobId) {
+    let resumed = cluster.codeswarm(&["resume", id.as_str()]).expect_code(0);
+    assert!(resumed.stderr.contains("goes on with job"), "{}", resumed.stderr);
+    assert!(matches!(cluster.wait_for_end(backend, id), Event::JobEnded { outcome: JobOutcome::Completed, .. }));
+}
+
+#[test]
+fn a_job_that_money_has_stopped_is_topped_up_and_resumed_while_a_coordinator_serves() {
+    let job = Synthetic::new(5, 2, 7).build().unwrap();
+    let cluster = Cluster::start(job.script.clone(), &[]);
+    let fleet = vec![cluster.coordinator(), cluster.worker_of_all()];
+    let backend = cluster.backend();
+    let id = cluster.submit(&cluster.proposal(), &["--budget", "0.01"]);
+    let end = cluster.wait_for_end(&backend, &id);
+    assert!(matches!(end, Event::JobEnded { outcome: JobOutcome::BudgetExhausted, .. }), "{end:?}");
+    let topped = cluster.codeswarm(&["budget", "top-up", id.as_str(), "100"]).expect_code(0);
+    let hint = format!("the job has ended (budget exhausted); go on with `codeswarm resume {id}`");
+    assert!(topped.stderr.contains(&hint), "{}", topped.stderr);
+    resume_to_the_end(&cluster, &backend, &id);
+    Cluster::stop_all(fleet);
+}
+
+#[test]
+fn a_job_that_a_freeze_or_a_person_has_stopped_is_resumed_while_a_coordinator_serves() {
+    let duration = Duration::from_millis(500);
+    let job = Synthetic::new(5, 2, 7).durations(duration, duration).build().unwrap();
+    let cluster = Cluster::start(job.script.clone(), &[("CODESWARM_FLEET_CONCURRENCY", "2")]);
+    let fleet = vec![cluster.coordinator(), cluster.worker_of_all()];
+    let backend = cluster.backend();
+    let began = |log: &[codeswarm::protocol::RecordedEvent]| {
+        let of =
+            |event: &Event| matches!(event, Event::TaskSucceeded { task, .. } if task.as_str().starts_with("file/"));
+        log.iter().any(|recorded| of(&recorded.event)).then_some(())
+    };
+    let frozen = cluster.submit(&cluster.proposal(), &[]);
+    cluster.wait_for(&backend, &frozen, began);
+    cluster.codeswarm(&["budget", "freeze", frozen.as_str()]).expect_code(0);
+    let end = cluster.wait_for_end(&backend, &frozen);
+    assert!(matches!(end, Event::JobEnded { outcome: JobOutcome::BudgetExhausted, .. }), "{end:?}");
+    cluster.codeswarm(&["budget", "thaw", frozen.as_str()]).expect_code(0);
+    resume_to_the_end(&cluster, &backend, &frozen);
+
+    let cancelled = cluster.submit(&cluster.proposal(), &[]);
+    cluster.wait_for(&backend, &cancelled, began);
+    cluster.codeswarm(&["cancel", cancelled.as_str()]).expect_code(0);
+    // At once: the coordinator is still waiting for what running calls cost.
+    resume_to_the_end(&cluster, &backend, &cancelled);
+    Cluster::stop_all(fleet);
+}
+
 #[test]
 fn a_dead_letter_is_listed_shown_replayed_and_gone() {
     let job = Synthetic::new(5, 2, 7).build().unwrap();
