@@ -108,10 +108,11 @@ impl RedisFacts {
         }
         let risks = self.risks();
         if require_durable && !risks.is_empty() {
-            let risks = risks.join("; ");
-            return refused(format!(
-                "the server at {address} may lose what it has acknowledged: {risks}; or set storage.durability = \"process\""
-            ));
+            return Err(BackendError::Refused {
+                server: format!("the Redis server at {address}"),
+                why: format!("it may lose what it has acknowledged: {}", risks.join("; ")),
+                remedy: "change these settings of the server as it says, or accept the risk with storage.durability = \"process\"".into(),
+            });
         }
         for risk in risks {
             tracing::warn!(address, "Redis may lose data: {risk}");
@@ -302,7 +303,9 @@ mod tests {
             ),
         ];
         for (facts, command) in risky {
-            let refused = facts.check(true).expect_err("risky").to_string();
+            let error = facts.check(true).expect_err("risky");
+            assert!(matches!(error, BackendError::Refused { .. }), "not the fault of its address: {error}");
+            let refused = error.to_string();
             assert!(refused.contains(command) && refused.contains("host:6379"), "{refused}");
             facts.check(false).expect("a warning");
         }
