@@ -9,7 +9,7 @@ use super::words::short_ids;
 use crate::backend::{Backend, Balance, JobEntry, Scope};
 use crate::coordinator;
 use crate::job::JobStatus;
-use crate::protocol::{FailureKind, JobId, JobOutcome};
+use crate::protocol::{JobId, JobOutcome};
 use crate::worker;
 
 /// Most candidates named for an ambiguous beginning of an id.
@@ -90,6 +90,7 @@ impl JobView {
     /// Where it stands, in words.
     pub(super) fn state(&self) -> &'static str {
         match self.watched.job.status() {
+            JobStatus::Ended(_) if was_frozen(&self.watched) => "stopped by a freeze",
             JobStatus::Ended(outcome) => outcome_name(outcome),
             JobStatus::Paused if self.watched.job.pause_reason().is_some() => "paused, asks about money",
             JobStatus::Paused => "paused",
@@ -118,17 +119,19 @@ pub(super) async fn is_over(backend: &Backend, watched: &Watched) -> Result<bool
     Ok(watched.is_settled() || (ended && !is_active(backend, watched).await?))
 }
 
-/// True when a call was refused for lack of money, and not because spending was frozen.
-pub(super) fn lacks_money(watched: &Watched) -> bool {
-    let failures = watched.job.tasks().iter().filter_map(|task| task.last_failure.as_ref());
-    failures.filter(|failure| failure.kind == FailureKind::Budget).any(|failure| failure.needed.is_some())
+/// True when the job was ended by a freeze, and not because money ran out: its end says which.
+pub(super) fn was_frozen(watched: &Watched) -> bool {
+    let end = watched.job.end();
+    end.is_some_and(|(outcome, reason, _)| {
+        outcome == JobOutcome::BudgetExhausted && reason.contains("frozen in scope ")
+    })
 }
 
 /// What a person can do about a job that money has stopped.
 pub(super) fn after_exhaustion(watched: &Watched) -> String {
     let id = watched.job.id();
     let reason = watched.job.end().map_or("", |(_, reason, _)| reason);
-    if !lacks_money(watched) {
+    if was_frozen(watched) {
         // The scope that stopped it tells how much there is to thaw.
         let is_of_job = reason.contains("frozen in scope job:");
         let thaw = if is_of_job { format!("codeswarm budget thaw {id}") } else { "codeswarm budget thaw".into() };

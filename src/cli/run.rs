@@ -134,7 +134,7 @@ async fn warn_of_old_budget(screen: &Screen, backend: &Backend, watched: &Watche
     let id = watched.job.id();
     if watched.job.status() != JobStatus::Ended(JobOutcome::BudgetExhausted)
         || watched.is_topped_up()
-        || !jobs::lacks_money(watched)
+        || jobs::was_frozen(watched)
     {
         return Ok(());
     }
