@@ -152,6 +152,13 @@ async fn change_other(
         tell(backend, instance, job, Watched::load(backend, job).await?.limit()).await?;
     }
     let scope = &named.scope;
+    // The limit of every day or month is kept in one place, what is spent in the present one in another.
+    let [day, month] = Scope::windows(backend.clock.now());
+    let balance = match scope {
+        Scope::PerDay => Balance { limit: balance.limit, ..backend.ledger.balance(&day).await? },
+        Scope::PerMonth => Balance { limit: balance.limit, ..backend.ledger.balance(&month).await? },
+        _ => balance,
+    };
     let limit = balance.limit.map_or_else(|| "no limit".into(), |limit| format!("a limit of {}", scope.show(limit)));
     let spent = if scope.counts_tokens() { scope.show(balance.spent) } else { money(balance.spent) };
     screen.result(&format!("{scope} has {limit} now, {spent} spent"));

@@ -83,7 +83,16 @@ fn a_limit_binds_where_it_is_set() {
     }
     room.run(&["budget", "set", &id, "none"]).expect(2);
     // A day that is spent already: the next job does not begin.
-    room.run(&["budget", "set", "day", "0.01"]).expect(0);
+    for window in ["month", "day"] {
+        let set = room.run(&["budget", "set", window, "0.01"]).expect(0);
+        assert!(
+            !set.out.contains("$0.00 spent") && set.err.contains("that is less than what is spent"),
+            "{}{}",
+            set.out,
+            set.err
+        );
+    }
+    room.run(&["budget", "set", "month", "100"]).expect(0);
     let stopped = room.finish_job(&["--out", "two"]).expect(4);
     assert!(stopped.out.contains("account/day"), "{}", stopped.out);
     assert!(room.run(&["doctor"]).out.contains("account/day"), "doctor names what stops everything");
