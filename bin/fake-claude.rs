@@ -31,7 +31,7 @@ JSON (DELETE starts again). Any key is accepted. Prices are those of `codeswarm 
 Examples:
   fake-claude --synthetic 6x4 --latency-ms 800 --seed 1      a whole made-up job, with delays like real ones
   fake-claude --script replies.jsonl --bill bill.jsonl       recorded replies (codeswarm run --record FILE)
-  fake-claude --synthetic 20x5 --requests-per-minute 100 --concurrency-limit 20
+  fake-claude --synthetic 15x8 --requests-per-minute 100 --concurrency-limit 20
   fake-claude --synthetic 6x4 --count-fault status-429       for llm.count_tokens = true";
 
 /// Most files of a made-up job.
@@ -121,6 +121,10 @@ fn spread(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "say a number from 0 to 3, as in 0.5".to_owned())
 }
 
+/// Features and files a feature that codeswarm takes unless it is configured otherwise.
+const FEATURES: std::ops::RangeInclusive<usize> = 5..=15;
+const FILES: std::ops::RangeInclusive<usize> = 2..=8;
+
 impl Arguments {
     fn latency(&self) -> Latency {
         let median = Duration::from_millis(self.latency_ms);
@@ -149,7 +153,12 @@ impl Arguments {
     /// What will be answered, for people.
     fn serves(&self) -> String {
         let scripted = self.script.as_ref().map(|path| format!("those of {}", path.display()));
-        let made_up = self.synthetic.map(|(features, files)| format!("a made-up job of {features}x{files} files"));
+        let made_up = self.synthetic.map(|(features, files)| {
+            let fits = FEATURES.contains(&features) && FILES.contains(&files);
+            let advice =
+                if fits { "" } else { " (codeswarm refuses this plan unless its limits under [job] are changed)" };
+            format!("a made-up job of {features}x{files} files{advice}")
+        });
         match (scripted, made_up) {
             (Some(scripted), Some(made_up)) => format!("{scripted}, {made_up}, and a valid one to everything else"),
             (Some(scripted), None) => format!("{scripted}; any other request is answered 400"),

@@ -45,7 +45,12 @@ fn it_says_what_it_will_answer_and_which_faults_there_are() {
     for (arguments, said) in [
         (&[][..], "replies: 0; every request is answered 400; start with --script FILE or --synthetic for more"),
         (&["--script", "replies.jsonl"], "replies: 1; those of replies.jsonl; any other request is answered 400"),
-        (&["--synthetic", "2x3"], "replies: 9; a made-up job of 2x3 files, and a valid one to everything else"),
+        (&["--synthetic", "15x8"], "replies: 136; a made-up job of 15x8 files, and a valid one to everything else"),
+        (
+            &["--synthetic", "2x3"],
+            "replies: 9; a made-up job of 2x3 files (codeswarm refuses this plan unless its limits under [job] are changed), and a \
+             valid one to everything else",
+        ),
     ] {
         let mut server = fake_claude(&sandbox, arguments);
         let line = server.wait_for(|line| line.starts_with("replies:"));
