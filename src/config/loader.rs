@@ -230,13 +230,20 @@ fn flatten(prefix: &str, table: &Table, origin: &Origin, into: &mut Values) {
     }
 }
 
+/// How alike two names of one table are, from 0 to 1, for one to be suggested for the other.
+const LEAST_LIKENESS: f64 = 0.6;
+
 fn unknown(key: &str, known: &[String]) -> Fault {
-    let last = key.rsplit('.').next().unwrap_or(key);
-    let near = known.iter().find(|k| k.rsplit('.').next() == Some(last)).or_else(|| {
-        let section = key.split('.').next().unwrap_or_default();
-        known.iter().find(|k| k.starts_with(section))
+    let (table, last) = key.rsplit_once('.').unwrap_or(("", key));
+    let of_table = known.iter().filter_map(|other| {
+        let (own, name) = other.rsplit_once('.').unwrap_or(("", other));
+        (own == table).then(|| (strsim::normalized_damerau_levenshtein(name, last), other))
     });
-    let hint = near.map(|k| format!("; did you mean {k}?")).unwrap_or_default();
+    let nearest = of_table.max_by(|one, other| one.0.total_cmp(&other.0));
+    let near = nearest.filter(|(likeness, _)| *likeness >= LEAST_LIKENESS).map(|(_, other)| other);
+    // The right name in the wrong table is meant just as surely.
+    let near = near.or_else(|| known.iter().find(|other| other.rsplit('.').next() == Some(last)));
+    let hint = near.map(|other| format!("; did you mean {other}?")).unwrap_or_default();
     Fault { key: key.to_owned(), why: format!("there is no such setting{hint}") }
 }
 
@@ -368,6 +375,24 @@ mod tests {
         assert_eq!(loaded.origins["fleet.concurrency"].1, Origin::Flag("--concurrency"));
         assert_eq!(loaded.origins["job.max_features"].1, Origin::Default);
         assert!(matches!(loaded.origins["job.min_features"].1, Origin::File(_)));
+    }
+
+    #[test]
+    fn only_a_name_that_is_close_or_in_another_table_is_suggested() {
+        let text = "[job]\nmax_atempts = 2\ncolour = \"red\"\neffort = \"low\"\n";
+        let Err(ConfigError::Invalid { faults }) = load(text, Environment::default()) else { panic!("accepted") };
+        let why = |key: &str| faults.iter().find(|fault| fault.key == key).unwrap().why.clone();
+        assert!(why("job.max_atempts").ends_with("did you mean job.max_attempts?"), "{faults:?}");
+        assert!(why("job.effort").ends_with("did you mean llm.effort?"), "{faults:?}");
+        assert_eq!(why("job.colour"), "there is no such setting");
+    }
+
+    #[test]
+    fn a_budget_of_nothing_is_no_budget() {
+        let refused = load("[job]\nbudget_usd = \"0.00\"\n", Environment::default());
+        let Err(ConfigError::Invalid { faults }) = refused else { panic!("accepted") };
+        assert_eq!(faults[0].key, "job.budget_usd");
+        assert!(faults[0].why.contains("allows no call"), "{faults:?}");
     }
 
     #[test]

@@ -45,9 +45,12 @@ const MOST_TOKENS: u64 = 1_000_000_000_000_000;
 
 fn job(settings: &Settings, faults: &mut Vec<Fault>) {
     let job = &settings.job;
-    if let Err(error) = job.budget_usd.parse::<MicroUsd>() {
-        faults.push(Fault { key: "job.budget_usd".into(), why: error.to_string() });
-    }
+    let why = match job.budget_usd.parse::<MicroUsd>() {
+        Ok(MicroUsd::ZERO) => Some(format!("{:?} allows no call at all; give US dollars above zero", job.budget_usd)),
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    };
+    faults.extend(why.map(|why| Fault { key: "job.budget_usd".into(), why }));
     check(faults, job.free_tokens <= MOST_TOKENS, "job.free_tokens", || {
         format!("{} is over {MOST_TOKENS}", job.free_tokens)
     });
