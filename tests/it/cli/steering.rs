@@ -156,15 +156,3 @@ fn frozen_spending_stops_a_run_and_thawing_lets_it_finish() {
     room.run(&["budget", "thaw"]).expect(0);
     room.run(&["resume"]).expect(0);
 }
-
-#[test]
-fn a_job_short_of_money_that_a_freeze_has_stopped_is_to_be_thawed() {
-    let room = Room::new();
-    let mut run = room.start_job(&["--out", "out", "--budget", "0.45", "--replay-latency", "300"]);
-    run.until(" waits for money: ");
-    room.run(&["budget", "freeze"]).expect(0);
-    let stopped = run.finish().expect(4);
-    assert!(stopped.out.contains("budget thaw") && !stopped.out.contains("top-up"), "{}", stopped.out);
-    let again = room.run(&["resume"]).expect(4);
-    assert!(!again.err.contains("has not been raised"), "{}", again.err);
-}
