@@ -225,3 +225,30 @@ fn limits(settings: &Settings) -> Limits {
 pub(super) fn record_file(settings: &Settings) -> Option<PathBuf> {
     Some(&settings.llm.record).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Layers;
+    use crate::llm::LlmRequest;
+
+    #[test]
+    fn what_the_own_price_of_an_endpoint_says_of_its_model_holds_when_it_is_asked() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, own) = (directory.path().join("codeswarm.toml"), directory.path().join("own.json"));
+        let settings = "[llm]\nprices_file = \"own.json\"\n[providers.gateway]\nkind = \"vllm\"\nprice = \"own\"\n";
+        std::fs::write(&file, settings).unwrap();
+        let price =
+            r#""input": 1, "output": 1, "context": 99999, "effort": true, "source": "t", "as_of": "2026-11-21""#;
+        std::fs::write(&own, format!(r#"{{"gateway/m": {{{price}}}}}"#)).unwrap();
+        let environment = Environment::from_map(std::collections::BTreeMap::new());
+        let layers = Layers { file: Some(file), environment: environment.clone(), flags: Vec::new() };
+        let settings = layers.load().unwrap().settings;
+        let prices = Arc::new(prices(&settings, directory.path()).unwrap());
+        let asked = ["gateway/m"].into_iter();
+        let router = router(&settings, &environment, asked, &prices, Some("http://127.0.0.1:1")).unwrap();
+        let prepared = router.prepare(&LlmRequest::of("gateway/m", "hello")).unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&prepared.body).unwrap();
+        assert_eq!((&body["model"], &body["reasoning_effort"]), (&"m".into(), &"medium".into()), "{body}");
+    }
+}

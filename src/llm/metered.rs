@@ -6,6 +6,8 @@
 //! is sent. Whatever is unclear about a cost is decided against the budget: absent usage, an unknown model in the reply,
 //! a cut stream, a dropped future. No attempt may ever be made without its own reservation.
 
+#[cfg(test)]
+mod charge_tests;
 mod count;
 #[cfg(test)]
 mod count_tests;

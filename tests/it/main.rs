@@ -19,6 +19,7 @@ mod fault_table;
 mod faults;
 mod golden;
 mod llm;
+mod lying_provider;
 mod operations;
 mod nats_faults;
 mod nats_garbage;

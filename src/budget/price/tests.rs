@@ -198,6 +198,23 @@ fn an_implicit_cache_write_is_in_the_bound_without_being_asked_for() {
 }
 
 #[test]
+fn an_endpoint_sees_what_the_table_says_of_its_own_models() {
+    let entry = |name: &str, more: &str| {
+        format!(
+            r#"{{"{name}": {{"input": 1, "output": 1, "context": 9, "source": "t", "as_of": "2026-11-21"{more}}}}}"#
+        )
+    };
+    let own = PriceTable::parse(&entry("gateway/gpt-6.1-sol", r#", "implicit_cache_write": false"#)).unwrap();
+    let other = PriceTable::parse(&entry("gateway/m", r#", "implicit_cache_write": true"#)).unwrap();
+    let table = table().merged(own).merged(other);
+    let writes = |table: &PriceTable, model: &str| table.get(model).map(ModelPrice::writes_cache_unasked);
+    let (here, elsewhere) = (table.seen_from("gateway"), table.seen_from("another"));
+    assert_eq!((writes(&here, "m"), writes(&elsewhere, "m")), (Some(true), None));
+    assert_eq!((writes(&here, "gpt-6.1-sol"), writes(&elsewhere, "gpt-6.1-sol")), (Some(false), Some(true)));
+    assert!(writes(&here, "gpt-6.1-terra").is_some(), "what it says nothing of is as the table says");
+}
+
+#[test]
 fn a_missing_cache_price_is_the_input_price() {
     let table = one(r#""input": 3, "output": 5, "cache_write_5m": null"#).expect("valid");
     let usage = Usage { cache_write_5m: 1, cache_write_1h: 1, cache_read: 1, ..Usage::default() };

@@ -117,7 +117,7 @@ impl Client {
             base_url: base_url.into(),
             idle_timeout: Duration::from_millis(300),
             max_reply_bytes: 1_000_000,
-            ..AnthropicConfig::new(Secret::new("sk-test"))
+            ..AnthropicConfig::new(Secret::new("sk-test-0123456789"))
         };
         let provider = Anthropic::new(&config).unwrap();
         let request = LlmRequest {
@@ -161,7 +161,7 @@ async fn calls_carry_the_key_and_the_version_and_reuse_the_connection() {
     assert_eq!(server.connections.load(Ordering::SeqCst), 1);
     let request = server.requests.recv().await.unwrap();
     assert!(request.starts_with("POST /v1/messages HTTP/1.1\r\n"), "{request}");
-    for line in ["x-api-key: sk-test", "anthropic-version: 2023-06-01", "content-type: application/json"] {
+    for line in ["x-api-key: sk-test-0123456789", "anthropic-version: 2023-06-01", "content-type: application/json"] {
         assert!(request.contains(&format!("\r\n{line}\r\n")), "{line} in {request}");
     }
 }
@@ -191,6 +191,24 @@ async fn only_the_providers_own_errors_are_well_formed() {
             }
             other => panic!("{other:?}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_the_provider_quotes_is_in_no_error() {
+    const KEY: &str = "sk-test-0123456789";
+    let error = |message: &str| format!(r#"{{"type":"error","error":{{"type":"{KEY}","message":"{message}"}}}}"#);
+    let quoted = error(&format!("invalid key {KEY}"));
+    let cut_short = error(&format!("{}{KEY}", "x".repeat(490)));
+    let event = chunked(&format!("data: {quoted}\n\n"));
+    for answer in [
+        response("401 Unauthorized", "", &quoted),
+        response("401 Unauthorized", "", &cut_short),
+        response("502 Bad Gateway", "", &format!("<p>{KEY}</p>")),
+        event,
+    ] {
+        let said = format!("{:?}", error_of(Act::Write(answer)).await);
+        assert!(said.contains("[secret]") && !said.contains("sk-test-"), "{said}");
     }
 }
 

@@ -44,7 +44,9 @@ pub(super) fn verdict(
     };
     let usage = known.or_else(|| reported.filter(|said| exceeds(prices, sent, said))).unwrap_or_default();
     let amount = amount.unwrap_or_else(|| {
-        let plain = known.or(reported).and_then(|usage| prices.charge(&sent.model, &usage).ok());
+        let models = std::iter::once(sent.model.as_str()).chain(others.iter().copied());
+        let plain =
+            known.or(reported).and_then(|usage| models.filter_map(|model| prices.charge(model, &usage).ok()).max());
         tracing::error!(
             asked = sent.model,
             answered = others.join(", "),
