@@ -294,9 +294,10 @@ impl RawModel {
             (None, None, None) => Ok(vec![(Season::Always, base)]),
             (Some(then), None, None) => match until {
                 Some(end) => Ok(vec![(Season::Until(end), base), (Season::From(end), then.check()?)]),
-                None => Ok(vec![(Season::Always, base), (Season::Always, then.check()?)]),
+                None => Ok(vec![(Season::Always, base.dearest(then.check()?))]),
             },
-            (None, Some(low), None) => Ok(vec![(Season::Always, base), (Season::Always, low.check()?)]),
+            // Nobody knows when the other one holds, so the dearer one always does.
+            (None, Some(low), None) => Ok(vec![(Season::Always, base.dearest(low.check()?))]),
             (None, Some(low), Some(hours)) => {
                 if hours.iter().any(|(from, to)| from >= to || *to > 24) {
                     return Err("peak_utc holds pairs of hours, the first smaller, at most 24".into());

@@ -215,6 +215,16 @@ fn an_endpoint_sees_what_the_table_says_of_its_own_models() {
 }
 
 #[test]
+fn of_two_prices_that_nobody_says_when_to_expect_only_the_dearer_one_is_shown() {
+    let table = table();
+    for (model, input) in [("deepseek-v4-pro", 1_320_000), ("mistral-large-4", 1_360_000)] {
+        let seasons: Vec<_> = table.get(model).unwrap().seasons().collect();
+        assert_eq!(seasons.iter().map(|(_, rates)| rates.input).collect::<Vec<_>>(), [input], "{model}");
+    }
+    assert_eq!(table.get("deepseek-flash").unwrap().seasons().count(), 2);
+}
+
+#[test]
 fn a_missing_cache_price_is_the_input_price() {
     let table = one(r#""input": 3, "output": 5, "cache_write_5m": null"#).expect("valid");
     let usage = Usage { cache_write_5m: 1, cache_write_1h: 1, cache_read: 1, ..Usage::default() };
