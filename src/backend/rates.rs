@@ -153,7 +153,9 @@ pub(super) fn check_key(key: &str) -> Result<(), BackendError> {
 
 /// Refuses what is no step: the id of a trial has 1 to 64 letters and digits.
 pub(super) fn check_step(step: &GateStep) -> Result<(), BackendError> {
-    let (GateStep::Enter { id } | GateStep::Report { trial: Some(id), .. }) = step else { return Ok(()) };
+    let (GateStep::Enter { id } | GateStep::Renew { id } | GateStep::Report { trial: Some(id), .. }) = step else {
+        return Ok(());
+    };
     if id.is_empty() || id.len() > 64 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         let why = "a trial's id has 1 to 64 letters and digits".into();
         return Err(BackendError::Invalid { field: "trial", why });

@@ -122,7 +122,7 @@ impl Breaker {
         AbortOnDrop(tokio::spawn(async move {
             loop {
                 tokio::time::sleep(policy.trial_lease / 3).await;
-                if let Err(error) = table.gate(&key, &policy, GateStep::Enter { id: id.clone() }).await {
+                if let Err(error) = table.gate(&key, &policy, GateStep::Renew { id: id.clone() }).await {
                     tracing::warn!(key, %error, "a trial was not renewed");
                 }
             }
@@ -242,7 +242,7 @@ impl Passage {
 
     /// Says how the call ended.
     pub async fn finish(mut self, health: Health) {
-        // First, so that no renewal makes a trial anew that has ended.
+        // First, so that nobody renews what has ended.
         self.renewal = None;
         self.breaker.report(&self.key, health, self.trial.clone()).await;
         self.trial = None;

@@ -113,6 +113,25 @@ async fn a_trial_lasts_as_long_as_its_call_and_one_whose_process_died_only_as_lo
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_trial_that_ended_because_its_renewal_came_late_is_not_set_up_again() {
+    let (table, one, other) = two();
+    for _ in 0..3 {
+        call(&one, Health::Sick).await;
+    }
+    pass(Duration::from_secs(10)).await;
+    let late = one.enter(KEY).await.unwrap();
+    tokio::task::yield_now().await;
+    let before = table.gate_steps();
+    // As if the process had stood still: the renewal is due only after the lease is over.
+    pass(Duration::from_secs(601)).await;
+    while table.gate_steps() == before {
+        tokio::task::yield_now().await;
+    }
+    assert!(other.enter(KEY).await.is_ok(), "another may make the trial");
+    drop(late);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_trial_that_is_dropped_is_given_back() {
     let (_, one, other) = two();
     for _ in 0..3 {

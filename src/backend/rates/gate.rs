@@ -42,7 +42,12 @@ pub enum GateStep {
     Look,
     /// Ask to pass; a breaker that is due for trials grants one under this id.
     Enter {
-        /// Fresh per call, 1 to 64 letters and digits; asking again with it answers the same trial and renews its lease.
+        /// Fresh per call, 1 to 64 letters and digits; asking again with it answers the same trial.
+        id: String,
+    },
+    /// The call of a trial is still made: its lease starts anew. A trial that has ended is not set up again.
+    Renew {
+        /// The id it was granted under.
         id: String,
     },
     /// How calls ended.
@@ -104,6 +109,11 @@ impl Gate {
         match step {
             GateStep::Look => {}
             GateStep::Enter { id } => return self.enter(now, policy, id),
+            GateStep::Renew { id } => {
+                if let Some((_, until)) = self.trials.iter_mut().find(|(known, _)| known == id) {
+                    *until = now.after(policy.trial_lease);
+                }
+            }
             GateStep::Report { succeeded, failed, trial } => {
                 self.report(now, policy, *succeeded, *failed, trial.as_deref());
             }
@@ -147,8 +157,7 @@ impl Gate {
     }
 
     fn enter(&mut self, now: Timestamp, policy: &GatePolicy, id: &str) -> GateView {
-        if let Some((_, until)) = self.trials.iter_mut().find(|(known, _)| known == id) {
-            *until = now.after(policy.trial_lease);
+        if self.trials.iter().any(|(known, _)| known == id) {
             return GateView::Trial;
         }
         let view = self.view(now, policy);
@@ -239,6 +248,10 @@ mod tests {
         gate.step(now, &POLICY, &GateStep::Enter { id: id.into() })
     }
 
+    fn renew(gate: &mut Gate, now: Timestamp, id: &str) -> GateView {
+        gate.step(now, &POLICY, &GateStep::Renew { id: id.into() })
+    }
+
     fn opened() -> Gate {
         let mut gate = Gate::default();
         assert_eq!(report(&mut gate, at(0), 0, 5, None), open(10));
@@ -300,9 +313,26 @@ mod tests {
         assert_eq!(report(&mut gate, at(11), 0, 0, Some("a")), GateView::Trial);
         assert_eq!(enter(&mut gate, at(11), "c"), GateView::Trial);
         assert!(matches!(enter(&mut gate, at(12), "d"), GateView::HalfOpen { .. }));
-        assert_eq!(enter(&mut gate, at(100), "c"), GateView::Trial, "it is still made: its lease is renewed");
+        assert!(matches!(renew(&mut gate, at(100), "c"), GateView::HalfOpen { .. }), "it is still made");
         assert_eq!(enter(&mut gate, at(110), "d"), GateView::Trial, "b died with its lease");
         assert!(matches!(enter(&mut gate, at(199), "e"), GateView::HalfOpen { .. }), "c has been renewed");
+    }
+
+    #[test]
+    fn a_renewal_that_comes_late_sets_no_trial_up_again() {
+        let mut gate = opened();
+        enter(&mut gate, at(10), "a");
+        report(&mut gate, at(11), 0, 0, Some("a"));
+        enter(&mut gate, at(11), "b");
+        assert_eq!(renew(&mut gate, at(12), "a"), GateView::Trial, "there is room for one beside b");
+        assert_eq!(renew(&mut gate, at(111), "b"), GateView::Trial);
+        for id in ["c", "d"] {
+            assert_eq!(enter(&mut gate, at(111), id), GateView::Trial, "neither a nor b takes a place");
+        }
+        report(&mut gate, at(112), 0, 1, Some("c"));
+        let before = gate.clone();
+        renew(&mut gate, at(112), "d");
+        assert_eq!(gate, before);
     }
 
     #[test]

@@ -91,6 +91,7 @@ impl RateTable for Store {
         let (name, trial, succeeded, failed) = match step {
             GateStep::Look => ("look", String::new(), 0, 0),
             GateStep::Enter { id } => ("enter", id, 0, 0),
+            GateStep::Renew { id } => ("renew", id, 0, 0),
             GateStep::Report { succeeded, failed, trial } => ("report", trial.unwrap_or_default(), succeeded, failed),
         };
         let mut call = self.call(&RATES_GATE, &self.space.rates);

@@ -184,6 +184,7 @@ macro_rules! conformance {
             a_breaker_opens_lets_trials_through_and_closes,
             of_many_racing_for_trials_only_as_many_pass_as_there_are,
             a_trial_whose_process_died_ends_with_its_lease,
+            a_renewal_prolongs_a_trial_that_is_there_and_sets_none_up,
             stress_random_steps_agree_with_the_shared_arithmetic,
             what_is_no_key_is_refused,
         );

@@ -191,6 +191,23 @@ pub(super) async fn a_trial_whose_process_died_ends_with_its_lease(test: &TestBa
     assert_eq!(gate(test, report(0, 1, Some("t1"))).await, GateView::Trial, "it was not a trial any more");
 }
 
+pub(super) async fn a_renewal_prolongs_a_trial_that_is_there_and_sets_none_up(test: &TestBackend) {
+    let renew = |id: &str| GateStep::Renew { id: id.to_owned() };
+    gate(test, report(0, 3, None)).await;
+    test.pass(s(10)).await;
+    for id in ["t1", "t2"] {
+        assert_eq!(gate(test, enter(id)).await, GateView::Trial);
+    }
+    gate(test, report(0, 0, Some("t2"))).await;
+    test.pass(s(299)).await;
+    assert_eq!(gate(test, renew("t2")).await, GateView::Trial, "it has ended, and its place is free");
+    gate(test, renew("t1")).await;
+    test.pass(s(299)).await;
+    assert_eq!(gate(test, enter("t3")).await, GateView::Trial);
+    assert!(matches!(gate(test, enter("t4")).await, GateView::HalfOpen { .. }), "t1 is still made");
+    assert!(test.backend.rates.gate(KEY, &POLICY, renew("no id")).await.is_err());
+}
+
 pub(super) async fn what_is_no_key_is_refused(test: &TestBackend) {
     for key in ["", "a\nb", &"k".repeat(201)] {
         assert!(test.backend.rates.take(key, &limits(None), calls(1)).await.is_err(), "{key:?}");
@@ -250,8 +267,9 @@ fn random_take(random: &mut SplitMix64) -> Take {
 
 fn random_step(random: &mut SplitMix64) -> GateStep {
     let trial = format!("t{}", random.below(4));
-    match random.below(5) {
+    match random.below(6) {
         0 => GateStep::Look,
+        5 => GateStep::Renew { id: trial },
         1 | 2 => enter(&trial),
         3 => report(u32::try_from(random.below(3)).unwrap(), u32::try_from(random.below(2)).unwrap(), None),
         _ => report(u32::from(random.below(3) > 0), u32::from(random.below(3) == 0), Some(&trial)),

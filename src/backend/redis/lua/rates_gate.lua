@@ -1,5 +1,5 @@
 -- One step of a key's circuit breaker, with the same rules as src/backend/rates/gate.rs. KEYS[1] the prefix. ARGV: now, key,
--- step (look, enter or report), trial or empty, succeeded, failed; then the policy: failures in a row, share in percent,
+-- step (look, enter, renew or report), trial or empty, succeeded, failed; then the policy: failures in a row, share in percent,
 -- least calls, window, open, longest open in ms, trials, lease of a trial in ms.
 -- Answers the state (closed, open, half-open or trial), milliseconds to wait, and 1 if nothing counts against it.
 local P, key, step, trial = KEYS[1], ARGV[2], ARGV[3], ARGV[4]
@@ -100,14 +100,18 @@ end
 
 local function enter()
     for _, one in ipairs(gate.trials) do
-        if one[1] == trial then
-            one[2] = now + policy.lease
-            return { 'trial', 0, 0 }
-        end
+        if one[1] == trial then return { 'trial', 0, 0 } end
     end
     local answer = view()
     if answer[1] == 'trial' then gate.trials[#gate.trials + 1] = { trial, now + policy.lease } end
     return answer
+end
+
+-- Only what is still there: a trial that has ended is not set up again.
+local function renew()
+    for _, one in ipairs(gate.trials) do
+        if one[1] == trial then one[2] = now + policy.lease end
+    end
 end
 
 if step == 'look' then return view() end
@@ -115,7 +119,7 @@ local answer
 if step == 'enter' then
     answer = enter()
 else
-    report()
+    if step == 'renew' then renew() else report() end
     answer = view()
 end
 local slices, trials = {}, {}
