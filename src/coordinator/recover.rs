@@ -41,10 +41,8 @@ impl Coordinator {
         };
         let asked_for = self.options.lead == Lead::Only(id.clone());
         match running.job.status() {
-            // To be led by name is to be resumed.
-            JobStatus::Ended(_) | JobStatus::Paused if asked_for => {
-                resume(&mut running, self.backend.clock.now())?;
-            }
+            // To be led by name is to be resumed; one that is under way has tasks that wait for their provider tried at once.
+            _ if asked_for => resume(&mut running, self.backend.clock.now())?,
             JobStatus::Ended(_) => return Ok(()),
             _ => {}
         }

@@ -115,12 +115,17 @@ impl Job {
                 (self.paused, self.pause_reason) = (true, reason.clone());
                 Ok(())
             }
-            Event::JobResumed if !self.paused && self.end.is_none() => Err("it is neither paused nor over".into()),
+            Event::JobResumed if !self.paused && self.end.is_none() && !self.is_put_off() => {
+                Err("it is neither paused nor over, and no provider keeps it waiting".into())
+            }
             Event::JobResumed => {
                 (self.paused, self.pause_reason) = (false, None);
                 self.end = None;
-                // Nobody asked the provider meanwhile.
+                // Nobody asked the provider meanwhile, and whoever resumes wants it asked now.
                 self.tasks.iter_mut().for_each(|task| task.parked_since = None);
+                for at in self.put_off().collect::<Vec<_>>() {
+                    self.set_status(at, TaskStatus::Ready);
+                }
                 Ok(())
             }
             Event::JobEnded { outcome, reason } => self.ended(*outcome, reason, at),

@@ -336,7 +336,7 @@ impl Job {
         match &self.end {
             Some(end) if end.outcome == JobOutcome::Completed => Err(Refusal::Ended(error::outcome(end.outcome))),
             Some(_) if self.open == 0 && self.commit_ready.is_empty() => Err(Refusal::NothingToResume),
-            None if !self.paused => Ok(Vec::new()),
+            None if !self.paused && !self.is_put_off() => Ok(Vec::new()),
             _ => Ok(vec![Event::JobResumed]),
         }
     }

@@ -9,8 +9,8 @@ use super::task::{Counts, Node, Task, TaskStatus};
 use super::{Approval, Feature, Job, Submission, error};
 use crate::clock::Timestamp;
 use crate::protocol::{
-    ArtifactRef, ContextFile, FeatureId, FeatureSpec, JobId, JobOutcome, MicroUsd, Overrun, StrategicPlan, TaskId,
-    TaskKind, Usage,
+    ArtifactRef, ContextFile, FailureKind, FeatureId, FeatureSpec, JobId, JobOutcome, MicroUsd, Overrun, StrategicPlan,
+    TaskFailure, TaskId, TaskKind, Usage,
 };
 
 /// Most files that a task sees as indirect dependencies; more would not fit into a prompt.
@@ -208,6 +208,19 @@ impl Job {
     #[must_use]
     pub fn next_retry_at(&self) -> Option<Timestamp> {
         self.retrying.first().map(|&(at, _)| at)
+    }
+
+    /// Tasks that wait because their provider asked for it or answered nothing, not because they failed; by position.
+    pub(super) fn put_off(&self) -> impl Iterator<Item = usize> {
+        let is_put_off =
+            |failure: &TaskFailure| failure.kind == FailureKind::Parked || failure.retry_after_ms.is_some();
+        let retrying = self.retrying.iter().map(|&(_, at)| at);
+        retrying.filter(move |&at| self.tasks[at].last_failure.as_ref().is_some_and(is_put_off))
+    }
+
+    /// True when a provider keeps a task waiting.
+    pub(super) fn is_put_off(&self) -> bool {
+        self.put_off().next().is_some()
     }
 
     /// Tasks that are dispatched.

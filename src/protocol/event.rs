@@ -209,7 +209,8 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
-    /// Work goes on, after a pause, an exhausted budget, a failure or a cancelled wait.
+    /// Work goes on, after a pause, an exhausted budget, a failure or a cancelled wait; what a provider keeps waiting is tried
+    /// at once.
     JobResumed,
     /// The job reached an end.
     JobEnded {

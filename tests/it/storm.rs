@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use codeswarm::llm::replay::{FakeOptions, FakeServer, Fault, RateLimits, Reply, Script, Synthetic};
 use codeswarm::protocol::{Event, FailureKind, MicroUsd};
+use serde_json::Value;
 
 use crate::faults::{Bout, Provider, Wrong, job, script};
 use crate::rig::Sandbox;
@@ -259,6 +260,45 @@ async fn a_provider_that_stays_down_is_asked_now_and_then_and_given_up_after_the
         matches!(event, Event::TaskFailed { failure, retry_at: Some(_), .. } if failure.kind == FailureKind::Parked)
     });
     assert!(parked.count() >= 3, "it waited in its queue: {:?}", story.failures("plan"));
+}
+
+/// Runs a command until the events of the only job are such that `is_enough`, then kills it.
+async fn killed_once(
+    sandbox: &Sandbox,
+    arguments: &[&str],
+    url: &str,
+    is_enough: &dyn Fn(&[Value]) -> bool,
+) -> Vec<Value> {
+    let mut command = sandbox.command(env!("CARGO_BIN_EXE_codeswarm"));
+    let mut child = command.args(arguments).env("ANTHROPIC_BASE_URL", url).spawn().unwrap();
+    let began = Instant::now();
+    loop {
+        let ran = sandbox.run(&["events", "--json"], &[]).await;
+        let events: Vec<Value> = ran.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        if is_enough(&events) {
+            child.kill().await.unwrap();
+            return events;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{events:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_resumes_a_job_that_its_provider_keeps_waiting_has_it_tried_at_once() {
+    let job = job(5, 2);
+    let wrong = Wrong::from([("plan".to_owned(), vec![Reply::new("").fault(Fault::Status429).retry_after(3_600)])]);
+    let (sandbox, provider) = (Sandbox::new(), Provider::start(script(&job, wrong, true)).await);
+    let url = provider.base_url();
+    let run = ["run", "proposal.md", "--out", "out", "--yes"];
+    let failed = |events: &[Value], attempt: u64| {
+        events.iter().any(|event| event["event"] == "task-failed" && event["attempt"] == attempt)
+    };
+    killed_once(&sandbox, &run, &url, &|events| failed(events, 1)).await;
+    let asked = provider.requests();
+    let events = killed_once(&sandbox, &["resume", "--yes"], &url, &|events| failed(events, 2)).await;
+    assert!(events.iter().any(|event| event["event"] == "job-resumed"), "{events:?}");
+    // The whole fleet still leaves the model alone for as long as it asked.
+    assert_eq!(provider.requests(), asked);
 }
 
 #[tokio::test(flavor = "multi_thread")]
