@@ -9,12 +9,12 @@ use std::time::Duration;
 use super::Failure;
 use super::bars::Bars;
 use super::screen::Screen;
-use super::story::describe;
+use super::story::{describe, lack};
 use crate::backend::Backend;
 use crate::clock::Timestamp;
 use crate::coordinator::CoordinatorError;
 use crate::job::{Job, JobStatus};
-use crate::protocol::{Event, FailureKind, JobId, MicroUsd, Origin, RecordedEvent, TaskId};
+use crate::protocol::{Event, FailureKind, JobId, MicroUsd, Origin, RecordedEvent};
 
 /// Events read at once.
 const PAGE: usize = 1_000;
@@ -143,8 +143,8 @@ pub(super) struct Live<'a> {
     watched: Watched,
     bars: Option<Bars>,
     lines: Lines,
-    /// Tasks that have been said to wait for money: they ask again whenever other calls give back what they did not need.
-    waiting: HashSet<TaskId>,
+    /// What has been said to be lacking: tasks ask again whenever other calls give back what they did not need.
+    lacking: HashSet<String>,
 }
 
 /// Where plain lines go.
@@ -167,7 +167,7 @@ impl<'a> Live<'a> {
         let watched = Watched::load(backend, id).await?;
         let drawn = screen.live && (lines == Lines::Notes || screen.terminal);
         let bars = drawn.then(|| Bars::new(&watched));
-        Ok(Self { screen, backend, watched, bars, lines, waiting: HashSet::new() })
+        Ok(Self { screen, backend, watched, bars, lines, lacking: HashSet::new() })
     }
 
     pub(super) const fn watched(&self) -> &Watched {
@@ -183,12 +183,12 @@ impl<'a> Live<'a> {
 
     /// Shows what has been logged so far; false when that is nothing new.
     pub(super) async fn catch_up(&mut self) -> Result<bool, Failure> {
-        let Self { screen, backend, watched, bars, lines, waiting } = self;
+        let Self { screen, backend, watched, bars, lines, lacking } = self;
         let news = watched
             .refresh(backend, |watched, recorded| {
                 let is_news = match &recorded.event {
-                    Event::TaskFailed { task, failure, .. } if failure.kind == FailureKind::Budget => {
-                        waiting.insert(task.clone())
+                    Event::TaskFailed { failure, .. } if failure.kind == FailureKind::Budget => {
+                        lacking.insert(lack(failure))
                     }
                     _ => true,
                 };

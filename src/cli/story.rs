@@ -5,7 +5,7 @@
 use super::live::Watched;
 use super::pause;
 use super::words::{money, seconds};
-use crate::protocol::{Event, FailureKind, JobOutcome, RecordedEvent, TaskKind};
+use crate::protocol::{Event, FailureKind, JobOutcome, RecordedEvent, TaskFailure, TaskKind};
 
 /// Longest message of a failure that is repeated in a line, in characters.
 const MAX_MESSAGE: usize = 300;
@@ -74,7 +74,11 @@ fn task(watched: &Watched, event: &Event) -> String {
         Event::TaskFailed { task, attempt, failure, retry_at, .. } => {
             let (code, message) = (&failure.code, first_line(&failure.message));
             if failure.kind == FailureKind::Budget {
-                return format!("{task} waits for money: [{code}] {message}");
+                // Without what to do about it: most of what is set aside comes back. The job's end says it, if it comes to that.
+                let (lack, _) = message.split_once(" (").unwrap_or((&message, ""));
+                let is_held = failure.needed.is_some() && job.in_flight().len() > 0;
+                let held = if is_held { " that running calls may give back" } else { "" };
+                return format!("{task} waits for money{held}: [{code}] {lack}");
             }
             let next = if retry_at.is_some() { "will be tried again" } else { "is not tried again for now" };
             format!("{task} attempt {attempt} failed, {next}: [{code}] {message}")
@@ -84,6 +88,12 @@ fn task(watched: &Watched, event: &Event) -> String {
         Event::TaskRevived { task } => format!("{task} gets new attempts"),
         other => format!("{other:?}"),
     }
+}
+
+/// What of a refusal for want of money is worth a line once: what is lacking and in which scope, but not whose call it was.
+pub(super) fn lack(failure: &TaskFailure) -> String {
+    let scope = failure.message.split_once(" left in ").and_then(|(_, rest)| rest.split_once(", "));
+    format!("{} {}", failure.code, scope.map_or("", |(scope, _)| scope))
 }
 
 /// An outcome in words.

@@ -103,10 +103,13 @@ fn a_job_that_no_process_works_on_is_cancelled_all_the_same() {
 fn a_job_without_money_is_topped_up_and_resumed() {
     let room = Room::new();
     let stopped = room.finish_job(&["--out", "out", "--budget", "0.45"]).expect(4);
-    let waiting: Vec<&str> =
-        stopped.err.lines().filter_map(|line| line.split_once(" waits for money: ")).map(|(task, _)| task).collect();
-    let distinct: HashSet<&str> = waiting.iter().copied().collect();
-    assert!(!waiting.is_empty() && waiting.len() == distinct.len(), "said once of each task: {waiting:?}");
+    let waiting: Vec<&str> = stopped.err.lines().filter(|line| line.contains(" waits for money")).collect();
+    let scope = |line: &&str| line.split_once(" left in ").unwrap().1.split_once(", this call").unwrap().0.to_owned();
+    let distinct: HashSet<String> = waiting.iter().map(scope).collect();
+    assert!(!waiting.is_empty() && waiting.len() == distinct.len(), "said once of each scope: {waiting:?}");
+    assert!(waiting.iter().any(|line| line.contains(" that running calls may give back: ")), "{waiting:?}");
+    // What to do is said once nothing else helps.
+    assert!(waiting.iter().all(|line| !line.contains("top-up")), "{waiting:?}");
     assert!(stopped.out.contains("codeswarm budget top-up"), "{}", stopped.out);
     let again = room.run(&["resume"]).expect(4);
     assert!(again.err.contains("has not been raised"), "{}", again.err);
