@@ -165,4 +165,6 @@ impl Job {
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
+mod resume_tests;
+#[cfg(test)]
 mod tests;

@@ -115,21 +115,23 @@ impl Job {
                 (self.paused, self.pause_reason) = (true, reason.clone());
                 Ok(())
             }
-            Event::JobResumed if !self.paused && self.end.is_none() && !self.is_put_off() => {
-                Err("it is neither paused nor over, and no provider keeps it waiting".into())
-            }
-            Event::JobResumed => {
-                (self.paused, self.pause_reason) = (false, None);
-                self.end = None;
-                // Nobody asked the provider meanwhile, and whoever resumes wants it asked now.
-                self.tasks.iter_mut().for_each(|task| task.parked_since = None);
-                for at in self.put_off().collect::<Vec<_>>() {
-                    self.set_status(at, TaskStatus::Ready);
-                }
-                Ok(())
-            }
+            Event::JobResumed => self.resumed(),
             Event::JobEnded { outcome, reason } => self.ended(*outcome, reason, at),
         }
+    }
+
+    fn resumed(&mut self) -> Result<(), Why> {
+        if !self.paused && self.end.is_none() && !self.is_put_off() {
+            return Err("it is neither paused nor over, and no provider keeps it waiting".into());
+        }
+        (self.paused, self.pause_reason) = (false, None);
+        self.end = None;
+        // Nobody asked the provider meanwhile, and whoever resumes wants it asked now.
+        self.tasks.iter_mut().for_each(|task| task.parked_since = None);
+        for at in self.put_off().collect::<Vec<_>>() {
+            self.set_status(at, TaskStatus::Ready);
+        }
+        Ok(())
     }
 
     fn submitted(&mut self, submission: Submission, at: Timestamp) -> Result<(), Why> {
