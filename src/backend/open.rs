@@ -4,13 +4,14 @@
 //! here and go nowhere else.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::distributed::{self, Certificates, DistributedOptions};
 use super::embedded::{self, Durability};
 use super::nats::{NatsLogin, NatsOptions};
-use super::redis::RedisOptions;
-use super::{Backend, BackendError};
+use super::redis::{self, RedisOptions};
+use super::{Backend, BackendError, Ledger};
 use crate::clock::Clock;
 use crate::config::{Secret, Settings};
 use crate::error::Coded;
@@ -38,6 +39,19 @@ pub async fn open(
     }
     let durability = if is_durable(settings) { Durability::Full } else { Durability::Process };
     embedded::open(data, instance, durability, Clock::system()).await
+}
+
+/// The money alone of the servers that `settings` name, for the process `instance`: for a freeze that cannot wait until NATS
+/// answers. Its steps are in no journal, so a rebuild forgets them.
+///
+/// # Errors
+/// [`BackendError`] naming what is wrong with the Redis server or its settings.
+pub async fn counters(
+    settings: &Settings,
+    base: &Path,
+    instance: &InstanceId,
+) -> Result<Arc<dyn Ledger>, BackendError> {
+    Ok(redis::open(&distributed_options(settings, base)?, instance, None).await?.ledger)
 }
 
 fn is_durable(settings: &Settings) -> bool {

@@ -3,11 +3,12 @@
 //! Commands that only read never create a directory and never change a limit; that is decided here, once.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Failure;
 use super::args::{Common, FleetArgs};
-use crate::backend::{self, Backend, Scope, embedded};
+use crate::backend::{self, Backend, Ledger, Scope, embedded};
 use crate::budget::configured;
 use crate::config::{Environment, Layers, Loaded, Settings};
 use crate::fleet::Replay;
@@ -19,9 +20,13 @@ pub(super) type Flag = (&'static str, &'static str, String);
 
 /// Reads the configuration with the flags of a command.
 pub(super) fn settings(common: &Common, flags: Vec<Flag>) -> Result<Loaded, Failure> {
+    Ok(layers(common, flags).load()?)
+}
+
+/// What the configuration is read from.
+pub(super) fn layers(common: &Common, flags: Vec<Flag>) -> Layers {
     let flags = backend_flag(common).into_iter().chain(flags).collect();
-    let layers = Layers { file: common.config.clone(), environment: Environment::of_process(), flags };
-    Ok(layers.load()?)
+    Layers { file: common.config.clone(), environment: Environment::of_process(), flags }
 }
 
 /// The backend, if a flag names one.
@@ -108,6 +113,15 @@ pub(super) async fn open_existing(common: &Common, role: &str) -> Result<(Backen
     start_logs(&loaded)?;
     require_data(common, &loaded.settings)?;
     enter(common, &loaded, role).await
+}
+
+/// The ledger's counters alone, when the stores are servers; `None` when they are a file.
+pub(super) async fn open_counters(common: &Common, role: &str) -> Result<Option<Arc<dyn Ledger>>, Failure> {
+    let settings = settings(common, Vec::new())?.settings;
+    if !backend::open::is_distributed(&settings) {
+        return Ok(None);
+    }
+    Ok(Some(backend::open::counters(&settings, &config_base(common), &InstanceId::fresh(role)).await?))
 }
 
 /// False when there is certainly nothing to read; servers have to be asked.

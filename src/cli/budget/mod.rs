@@ -173,8 +173,12 @@ fn warn_if_less(screen: &Screen, balance: &Balance) {
 }
 
 async fn adjust(backend: &Backend, scope: &Scope, adjustment: Adjustment) -> Result<Balance, Failure> {
-    let request = format!("person:{}", clock::unique_id());
-    Ok(backend.ledger.adjust(&request, scope, adjustment).await?)
+    Ok(backend.ledger.adjust(&request(), scope, adjustment).await?)
+}
+
+/// A name for one change of a person's.
+fn request() -> String {
+    format!("person:{}", clock::unique_id())
 }
 
 /// Tells whoever works on the job that its money has changed; tasks that were refused are tried again.

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use codeswarm::backend::Scope;
 use codeswarm::llm::replay::Synthetic;
 use codeswarm::protocol::{Event, JobOutcome};
 
@@ -42,4 +43,25 @@ fn idle_processes_outlive_an_outage_of_both_stores_and_are_at_work_soon_after_it
     let end = cluster.wait_for_end(&backend, &job);
     assert!(matches!(end, Event::JobEnded { outcome: JobOutcome::Completed, .. }), "{end:?}");
     Cluster::stop_all(vec![leader, standby, worker]);
+}
+
+#[test]
+fn a_freeze_holds_while_nats_is_away() {
+    let mut cluster = Cluster::start(Synthetic::new(5, 2, 7).build().unwrap().script, &[]);
+    let backend = cluster.backend();
+    assert!(!cluster.balance(&backend, &Scope::Account).frozen);
+    cluster.nats.kill();
+    let frozen = cluster.codeswarm(&["budget", "freeze"]).expect_code(0);
+    assert!(frozen.stderr.contains("frozen; not yet in the journal"), "{}", frozen.stderr);
+    assert!(frozen.stdout.contains("all spending is frozen"), "{}", frozen.stdout);
+    let unknown = cluster.codeswarm(&["budget", "freeze", "abc"]).expect_code(1);
+    assert!(unknown.stderr.contains("give the whole id"), "{}", unknown.stderr);
+    assert!(cluster.balance(&backend, &Scope::Account).frozen, "the counters know it");
+    cluster.nats.start_again();
+    let job = cluster.submit(&cluster.proposal(), &[]);
+    let fleet = vec![cluster.coordinator(), cluster.worker_of_all()];
+    let end = cluster.wait_for_end(&backend, &job);
+    assert!(matches!(end, Event::JobEnded { outcome: JobOutcome::BudgetExhausted, .. }), "{end:?}");
+    assert_eq!(cluster.provider.as_ref().unwrap().requests(), 0, "no call is made");
+    Cluster::stop_all(fleet);
 }
