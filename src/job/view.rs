@@ -319,7 +319,8 @@ impl Job {
         });
         let tasks = self.tasks.iter().filter_map(|task| match (task.status, &task.last_failure, &task.blocked_by) {
             (TaskStatus::Dead, Some(failure), _) => {
-                Some(format!("{} is missing: {} ({})", name(task), failure.message, failure.code))
+                let why = failure.message.lines().next().unwrap_or_default();
+                Some(format!("{} is missing: {why} ({})", name(task), failure.code))
             }
             (TaskStatus::Skipped, _, Some(root)) => Some(format!("{} is missing because {root} failed", name(task))),
             _ => None,

@@ -195,7 +195,7 @@ pub struct TaskFailure {
     pub kind: FailureKind,
     /// Stable code of the error.
     pub code: String,
-    /// One sentence.
+    /// One sentence for people; of a refused reply, what the model is told about it follows on further lines.
     pub message: String,
     /// For `parked` and `transient`: how long the provider asked to wait, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]

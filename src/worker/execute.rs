@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::Ran;
 use super::texts::Texts;
-use crate::agent::{self, AgentChoice, AgentError, ContextLimits, Product, Role, RoleBook, TaskContext};
+use crate::agent::{self, AgentChoice, AgentError, ContextLimits, Product, Rejection, Role, RoleBook, TaskContext};
 use crate::backend::{Artifacts, Backend, BackendError};
 use crate::budget::CallContext;
 use crate::clock;
@@ -132,7 +132,7 @@ impl Executor {
         let mut outcome = match called.result {
             Ok(reply) => match agent::extract(&format, &reply) {
                 Ok(product) => self.keep(product, called.model).await,
-                Err(rejection) => failed(FailureKind::Rejected, rejection.code(), &rejection.feedback()),
+                Err(rejection) => failed(FailureKind::Rejected, rejection.code(), &refusal(&rejection)),
             },
             Err(error) => TaskOutcome::Failed { failure: classify(&error, is_used_up) },
         };
@@ -207,6 +207,12 @@ fn unusable(kind: FailureKind, error: &AgentError) -> Ran {
 
 fn failed(kind: FailureKind, code: &str, message: &str) -> TaskOutcome {
     TaskOutcome::Failed { failure: TaskFailure::new(kind, code, message) }
+}
+
+/// What was wrong with a reply in one line for people, and below it what the model is told.
+fn refusal(rejection: &Rejection) -> String {
+    let told = rejection.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    format!("{told}\n{}", rejection.feedback())
 }
 
 /// What a failed call means for the task (ARCHITECTURE, "The way of a call"). `is_used_up` says that so many calls of this task

@@ -43,3 +43,14 @@ fn every_end_of_a_call_has_its_consequence() {
         assert_eq!((failure.kind, failure.retry_after_ms), expected, "{error:?}, used up: {is_used_up}");
     }
 }
+
+#[test]
+fn people_are_told_what_was_wrong_and_the_model_what_to_do_about_it() {
+    let rejection = Rejection::Refused { category: Some("cyber".into()) };
+    let message = refusal(&rejection);
+    let (people, model) = message.split_once('\n').unwrap();
+    assert_eq!(people, "the model refused to answer (cyber)");
+    assert_eq!(model, rejection.feedback());
+    let parsed = Rejection::NotJson { why: "expected a value\nat line 1".into() };
+    assert_eq!(refusal(&parsed).lines().next(), Some("the plan is not JSON: expected a value at line 1"));
+}
