@@ -8,6 +8,7 @@ use super::args::{Common, ConfigCommand, ConfigShowArgs};
 use super::screen::Screen;
 use super::table::{Fit, Table};
 use super::{Exit, Failure, opened};
+use crate::config::{ConfigError, Environment};
 use crate::fleet;
 
 pub(super) fn run(screen: &Screen, common: &Common, command: ConfigCommand) -> Result<Exit, Failure> {
@@ -54,8 +55,20 @@ fn as_json(
 }
 
 fn check(screen: &Screen, common: &Common) -> Result<Exit, Failure> {
-    let loaded = opened::settings(common, Vec::new())?;
-    opened::start_logs(&loaded)?;
+    let (loaded, faults) = opened::layers(common, Vec::new()).examine()?;
+    let of_fleet = fleet::faults(&loaded.settings, &opened::config_base(common), &Environment::of_process());
+    let is_read = faults.is_empty();
+    let of_settings = (!is_read).then(|| Failure::from(ConfigError::Invalid { faults }));
+    let mut failures: Vec<Failure> = of_settings.into_iter().chain(of_fleet.into_iter().map(Failure::from)).collect();
+    if is_read {
+        failures.extend(opened::start_logs(&loaded).err());
+    }
+    if let Some(mut last) = failures.pop() {
+        failures.iter().for_each(|failure| screen.error(&failure.report()));
+        // All of it is for the person to correct, whichever room has found it.
+        last.exit = Exit::Usage;
+        return Err(last);
+    }
     let changed = loaded.origins.values().filter(|(_, origin)| *origin != crate::config::Origin::Default).count();
     let roles = fleet::check_roles(&loaded.settings, &opened::config_base(common))?;
     screen.result(&format!(

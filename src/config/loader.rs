@@ -161,6 +161,16 @@ impl Layers {
     /// # Errors
     /// [`ConfigError`] with every fault at once.
     pub fn load(&self) -> Result<Loaded, ConfigError> {
+        let (loaded, faults) = self.examine()?;
+        if faults.is_empty() { Ok(loaded) } else { Err(ConfigError::Invalid { faults }) }
+    }
+
+    /// Merges all layers and answers every fault beside them, for whoever lists what other rooms find wrong as well. Settings
+    /// with a fault must not be used for anything else.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when there are no settings at all, because a file cannot be read.
+    pub fn examine(&self) -> Result<(Loaded, Vec<Fault>), ConfigError> {
         let defaults: Table = super::DEFAULTS.parse().map_err(|error: toml::de::Error| ConfigError::File {
             path: "config/default.toml".into(),
             why: error.to_string(),
@@ -172,7 +182,8 @@ impl Layers {
         if let Some((path, table)) = self.read_file()? {
             let mut from_file = BTreeMap::new();
             flatten("", &table, &Origin::File(path), &mut from_file);
-            for (key, value) in from_file {
+            for (key, (value, origin)) in from_file {
+                let value = (whole_dollars(&key, value), origin);
                 if key.starts_with("roles.") || key.starts_with("providers.") || known.contains(&key) {
                     values.insert(key, value);
                 } else {
@@ -196,7 +207,8 @@ impl Layers {
         }
         let well_known = WELL_KNOWN.map(|(variable, _)| variable);
         let strange_variables = variables::strange(&self.environment, &known, &well_known);
-        Ok(Loaded { strange_variables, ..finish(values, faults, &defaults)? })
+        let (loaded, faults) = finish(values, faults, &defaults)?;
+        Ok((Loaded { strange_variables, ..loaded }, faults))
     }
 
     fn read_file(&self) -> Result<Option<(PathBuf, Table)>, ConfigError> {
@@ -227,6 +239,14 @@ fn flatten(prefix: &str, table: &Table, origin: &Origin, into: &mut Values) {
                 into.insert(dotted, (leaf.clone(), origin.clone()));
             }
         }
+    }
+}
+
+/// An amount of money, which is a text, also where it is written as a whole number. Fractions stay refused: they are inexact.
+fn whole_dollars(key: &str, value: Value) -> Value {
+    match value {
+        Value::Integer(dollars) if key.ends_with("_usd") => Value::String(dollars.to_string()),
+        other => other,
     }
 }
 
@@ -272,7 +292,7 @@ fn set(values: &mut Values, faults: &mut Vec<Fault>, key: &str, text: &str, orig
 /// Values and origins by dotted key.
 type Values = BTreeMap<String, (Value, Origin)>;
 
-fn finish(mut values: Values, mut faults: Vec<Fault>, defaults: &Table) -> Result<Loaded, ConfigError> {
+fn finish(mut values: Values, mut faults: Vec<Fault>, defaults: &Table) -> Result<(Loaded, Vec<Fault>), ConfigError> {
     let settings = match read(&values) {
         Ok(settings) => settings,
         Err(error) => {
@@ -286,12 +306,9 @@ fn finish(mut values: Values, mut faults: Vec<Fault>, defaults: &Table) -> Resul
         }
     };
     faults.extend(validate::faults(&settings));
-    if !faults.is_empty() {
-        return Err(ConfigError::Invalid { faults });
-    }
     let origins =
         values.into_iter().map(|(key, (value, origin))| (key.clone(), (shown(&key, &value), origin))).collect();
-    Ok(Loaded { settings, origins, strange_variables: Vec::new() })
+    Ok((Loaded { settings, origins, strange_variables: Vec::new() }, faults))
 }
 
 /// The value as people may see it: server URLs may hold a password.
@@ -393,6 +410,14 @@ mod tests {
         let Err(ConfigError::Invalid { faults }) = refused else { panic!("accepted") };
         assert_eq!(faults[0].key, "job.budget_usd");
         assert!(faults[0].why.contains("allows no call"), "{faults:?}");
+    }
+
+    #[test]
+    fn whole_dollars_may_be_written_as_a_number() {
+        let loaded = load("[budget]\naccount_limit_usd = 5\n[job]\nbudget_usd = 2\n", Environment::default()).unwrap();
+        assert_eq!(loaded.settings.budget.account_limit_usd, "5");
+        assert_eq!(loaded.settings.job.budget_usd, "2");
+        assert!(load("[budget]\naccount_limit_usd = -5\n", Environment::default()).is_err());
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub use settings::{
     LlmSettings, LogSettings, ModelSettings, NatsSettings, PresenceSettings, ProviderSettings, RedisSettings,
     RoleSettings, Settings, StorageSettings,
 };
+pub use validate::Fault;
 pub use validate_llm::KINDS;
 pub use variables::StrangeVariable;
 

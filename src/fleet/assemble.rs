@@ -3,6 +3,7 @@
 //! The one place where settings become objects, so that every program builds the same fleet from the same file. A role
 //! without a price or a readable prompt stops the start here, before any money can be spent.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::backend::Backend;
 use crate::budget::price::ThinkingGate;
 use crate::budget::{ModelPrice, PriceTable, Treasurer};
 use crate::clock::Clock;
-use crate::config::{Environment, RoleSettings, Settings};
+use crate::config::{ApiKey, Environment, RoleSettings, Settings};
 use crate::coordinator::Estimator;
 use crate::llm::record::Recorder;
 use crate::llm::replay::{FakeOptions, FakeServer, Latency, ReplayError, Script};
@@ -182,21 +183,55 @@ pub fn check_roles(settings: &Settings, base: &Path) -> Result<Vec<(AgentType, S
     Ok(roles.roles().map(|role| (role.agent.clone(), role.model.clone())).collect())
 }
 
+/// Everything that is wrong with the prices, the roles and the keys that are set; a key that is missing is none of it, for
+/// replies may be recorded.
+pub fn faults(settings: &Settings, base: &Path, environment: &Environment) -> Vec<FleetError> {
+    let mut faults = Vec::new();
+    let roles = gather_roles(settings, base, &mut faults);
+    match providers::prices(settings, base) {
+        Ok(prices) => check_prices(settings, &roles, &prices, &mut faults),
+        Err(fault) => faults.push(fault),
+    }
+    for variable in providers::key_variables(settings, &roles) {
+        faults.extend(ApiKey::named(environment, &variable).err().map(FleetError::from));
+    }
+    // A setting that all roles share is wrong once.
+    let mut told = BTreeSet::new();
+    faults.retain(|fault| told.insert(fault.to_string()));
+    faults
+}
+
+fn first(faults: Vec<FleetError>) -> Result<(), FleetError> {
+    faults.into_iter().next().map_or(Ok(()), Err)
+}
+
 fn priced_roles(settings: &Settings, base: &Path, prices: &PriceTable) -> Result<RoleBook, FleetError> {
     let roles = role_book(settings, base)?;
+    let mut faults = Vec::new();
+    check_prices(settings, &roles, prices, &mut faults);
+    first(faults).map(|()| roles)
+}
+
+/// Checks that every model has a price, naming one role for each that has none, and can do what is asked of it.
+fn check_prices(settings: &Settings, roles: &RoleBook, prices: &PriceTable, faults: &mut Vec<FleetError>) {
+    let mut unpriced = BTreeSet::new();
     for role in roles.roles() {
         for model in std::iter::once(&role.model).chain(&role.fallback) {
-            let Some(price) = prices.get(model) else {
-                return Err(FleetError::UnpricedModel { role: role.agent.to_string(), model: model.clone() });
-            };
-            must_be_able_to(role, model, price)?;
+            match prices.get(model) {
+                Some(price) => faults.extend(must_be_able_to(role, model, price).err()),
+                None if unpriced.insert(model.clone()) => {
+                    faults.push(FleetError::UnpricedModel { role: role.agent.to_string(), model: model.clone() });
+                }
+                None => {}
+            }
         }
     }
     if let Some(model) = cheaper_model(settings) {
-        let Some(price) = prices.get(&model) else { return Err(FleetError::UnpricedCheaperModel { model }) };
-        roles.roles().try_for_each(|role| must_be_able_to(role, &model, price))?;
+        match prices.get(&model) {
+            Some(price) => faults.extend(roles.roles().filter_map(|role| must_be_able_to(role, &model, price).err())),
+            None => faults.push(FleetError::UnpricedCheaperModel { model }),
+        }
     }
-    Ok(roles)
 }
 
 /// Refuses a model that cannot do what `role` asks of it.
@@ -220,6 +255,20 @@ pub(super) fn estimator(settings: &Settings, base: &Path) -> Result<Arc<Estimato
 }
 
 pub(super) fn role_book(settings: &Settings, base: &Path) -> Result<RoleBook, FleetError> {
+    let mut faults = Vec::new();
+    let book = gather_roles(settings, base, &mut faults);
+    first(faults).map(|()| book)
+}
+
+/// All roles, without the changes that cannot be made.
+fn gather_roles(settings: &Settings, base: &Path, faults: &mut Vec<FleetError>) -> RoleBook {
+    let mut apply = |book: RoleBook, change: RoleOverride| match book.clone().with(change) {
+        Ok(changed) => changed,
+        Err(error) => {
+            faults.push(error.into());
+            book
+        }
+    };
     let fallback: Vec<String> = settings.llm.fallback.iter().map(|model| canonical(settings, model)).collect();
     let mut book = RoleBook::builtin(&canonical(settings, &settings.llm.model));
     for agent in AgentType::builtin() {
@@ -230,15 +279,21 @@ pub(super) fn role_book(settings: &Settings, base: &Path) -> Result<RoleBook, Fl
             max_output_tokens: Some(settings.llm.max_output_tokens),
             ..RoleOverride::of(agent)
         };
-        book = book.with(change)?;
+        book = apply(book, change);
     }
+    let mut unreadable = Vec::new();
     for (name, role) in &settings.roles {
         // Validated with the configuration; an id that is not one cannot get here.
         let Ok(agent) = AgentType::new(name) else { continue };
-        let prompt = role.prompt_file.as_ref().map(|file| read_prompt(name, &base.join(file))).transpose()?;
-        book = book.with(role_override(settings, agent, role, prompt))?;
+        let prompt = role.prompt_file.as_ref().map(|file| read_prompt(name, &base.join(file)));
+        let prompt = prompt.transpose().unwrap_or_else(|fault| {
+            unreadable.push(fault);
+            None
+        });
+        book = apply(book, role_override(settings, agent, role, prompt));
     }
-    Ok(book)
+    faults.append(&mut unreadable);
+    book
 }
 
 fn role_override(settings: &Settings, agent: AgentType, role: &RoleSettings, prompt: Option<Arc<str>>) -> RoleOverride {

@@ -11,7 +11,7 @@ mod local;
 mod providers;
 
 pub use alone::{Stop, serve, work};
-pub use assemble::{Parts, Replay, check_roles};
+pub use assemble::{Parts, Replay, check_roles, faults};
 pub use error::FleetError;
 pub use local::{LocalFleet, LocalOptions};
-pub use providers::{Endpoint, endpoints, prices};
+pub use providers::{Endpoint, canonical, endpoints, prices};

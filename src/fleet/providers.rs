@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::FleetError;
+use crate::agent::RoleBook;
 use crate::budget::{EndpointPrices, PriceTable};
 use crate::config::{ApiKey, EndpointPrice, Environment, ProviderSettings, Secret, Settings};
 use crate::llm::anthropic::{Anthropic, AnthropicConfig};
@@ -71,7 +72,8 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 /// The one name of a model that the configuration names.
-pub(super) fn canonical(settings: &Settings, model: &str) -> String {
+#[must_use]
+pub fn canonical(settings: &Settings, model: &str) -> String {
     let named = model.split_once('/').filter(|(name, _)| names(settings).contains(name));
     match (named, settings.llm.provider.as_str()) {
         (Some((PLAIN, plain)), _) => plain.to_owned(),
@@ -132,11 +134,19 @@ pub struct Endpoint {
 /// # Errors
 /// As for [`super::check_roles`].
 pub fn endpoints(settings: &Settings, base: &Path) -> Result<Vec<Endpoint>, FleetError> {
-    let roles = super::assemble::role_book(settings, base)?;
+    Ok(of_roles(settings, &super::assemble::role_book(settings, base)?))
+}
+
+/// The variables in which the keys of these roles' endpoints stand.
+pub(super) fn key_variables(settings: &Settings, roles: &RoleBook) -> BTreeSet<String> {
+    of_roles(settings, roles).into_iter().filter_map(|endpoint| endpoint.key_variable).collect()
+}
+
+fn of_roles(settings: &Settings, roles: &RoleBook) -> Vec<Endpoint> {
     let cheaper = super::assemble::cheaper_model(settings);
-    let of_roles = roles.roles().flat_map(|role| std::iter::once(&role.model).chain(&role.fallback));
-    let models: Vec<&str> = of_roles.chain(&cheaper).map(String::as_str).collect();
-    Ok(used(settings, models.into_iter()).into_iter().map(|name| address(settings, name)).collect())
+    let named = roles.roles().flat_map(|role| std::iter::once(&role.model).chain(&role.fallback));
+    let models: Vec<&str> = named.chain(&cheaper).map(String::as_str).collect();
+    used(settings, models.into_iter()).into_iter().map(|name| address(settings, name)).collect()
 }
 
 fn address(settings: &Settings, name: &str) -> Endpoint {

@@ -201,6 +201,24 @@ async fn all_faults_of_a_configuration_are_listed_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn config_check_lists_what_other_rooms_find_wrong_beside_the_faults_of_the_settings() {
+    let sandbox = sandbox();
+    let own = "[llm]\nmodel = \"gpt-9\"\n[budget]\ncheaper_model = \"nope\"\ncheaper_model_percent = 50\n\
+               [roles.coder]\nprompt_file = \"gone.txt\"\n";
+    let environment = [("ANTHROPIC_API_KEY", ""), ("ANTHROPIC_API_KEY_FILE", "gone-key")];
+    let of_rooms = ["\"gpt-9\", which has no price", "budget.cheaper_model is \"nope\"", "gone.txt", "gone-key"];
+    for (more, of_settings) in [("", None), ("[fleet]\nconcurrency = 0\n", Some("fleet.concurrency: 0"))] {
+        sandbox.write("wrong.toml", format!("{own}{more}"));
+        let ran = sandbox.run(&["config", "check", "--config", "wrong.toml"], &environment).await;
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert_eq!(ran.stderr.matches("gpt-9").count(), 1, "a model of all roles is named once: {}", ran.stderr);
+        for part in of_rooms.into_iter().chain(of_settings) {
+            assert!(ran.stderr.contains(part), "{part}: {}", ran.stderr);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_file_that_cannot_be_read_is_named() {
     let sandbox = sandbox();
     std::fs::create_dir(sandbox.at("folder.toml")).unwrap();

@@ -227,7 +227,7 @@ async fn where_the_cheaper_model_cannot_answer_the_roles_own_does() {
         let sandbox = Sandbox::new();
         async move {
             let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
-            sandbox.run(&["config", "check"], &settings).await.assert_refused(1, code, &[part]);
+            sandbox.run(&["config", "check"], &settings).await.assert_refused(2, code, &[part]);
             let doctor = sandbox.run(&["doctor"], &settings).await;
             assert!(doctor.stdout.contains(code), "{doctor:?}");
             sandbox.run_job(&[], &settings).await.assert_refused(1, code, &[part]);
