@@ -4,7 +4,7 @@
 
 use super::live::Watched;
 use super::pause;
-use super::words::{money, seconds};
+use super::words::{money, scope, seconds};
 use crate::protocol::{Event, FailureKind, JobOutcome, RecordedEvent, TaskFailure, TaskKind};
 
 /// Longest message of a failure that is repeated in a line, in characters.
@@ -72,7 +72,7 @@ fn task(watched: &Watched, event: &Event) -> String {
             }
         }
         Event::TaskFailed { task, attempt, failure, retry_at, .. } => {
-            let (code, message) = (&failure.code, first_line(&failure.message));
+            let (code, message) = (&failure.code, scope(&first_line(&failure.message)));
             if failure.kind == FailureKind::Budget {
                 // Without what to do about it: most of what is set aside comes back. The job's end says it, if it comes to that.
                 let (lack, _) = message.split_once(" (").unwrap_or((&message, ""));

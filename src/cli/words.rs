@@ -16,6 +16,11 @@ pub(super) fn money(amount: MicroUsd) -> String {
     MicroUsd(amount.0.div_ceil(100).saturating_mul(100)).to_string()
 }
 
+/// A text that names scopes as the ledger does, in the words that people use and may type.
+pub(super) fn scope(text: &str) -> String {
+    text.replace("/slice:", "/feature:")
+}
+
 /// Where the files of `job` go, after "files".
 pub(super) fn files_go(settings: &JobSettings, job: &JobId) -> String {
     match settings.output() {

@@ -69,10 +69,13 @@ pub(in crate::cli) enum Format {
 pub(in crate::cli) struct EntriesArgs {
     /// The job's id or a unique beginning of it; all jobs if not given.
     pub(super) job: Option<String>,
+    /// The same as a flag.
+    #[arg(long = "job", value_name = "JOB", conflicts_with = "job")]
+    pub(super) of_job: Option<String>,
     /// Only this agent type's.
     #[arg(long, value_name = "TYPE")]
     pub(super) agent: Option<String>,
-    /// Only calls of this model.
+    /// Only calls of this model, named as in the configuration or as in the ledger.
     #[arg(long, value_name = "NAME")]
     pub(super) model: Option<String>,
     /// Only from this time on: 2026-11-21, or 2026-11-21T09:30:00Z.

@@ -9,12 +9,13 @@ use serde_json::json;
 
 use super::super::screen::Screen;
 use super::super::table::{Fit, Table};
-use super::super::words::{instant, money};
+use super::super::words::{instant, money, scope};
 use super::super::{Exit, Failure, jobs, json as values, opened};
 use super::Common;
 use super::args::{EntriesArgs, Format};
 use crate::backend::{Backend, Entry, EntryFilter, EntryKind};
 use crate::clock::Timestamp;
+use crate::fleet;
 use crate::protocol::{AgentType, MicroUsd};
 
 /// Entries read at once.
@@ -22,7 +23,11 @@ const PAGE: usize = 1_000;
 
 pub(super) async fn entries(screen: &Screen, common: &Common, args: EntriesArgs) -> Result<Exit, Failure> {
     let (backend, _) = opened::open_existing(common, "budget").await?;
-    let filter = filter(&backend, &args).await?;
+    let model = match &args.model {
+        Some(name) => Some(fleet::canonical(&opened::settings(common, Vec::new())?.settings, name)),
+        None => None,
+    };
+    let filter = EntryFilter { model, ..filter(&backend, &args).await? };
     let newest = newest(&backend, &filter, usize::try_from(args.limit).unwrap_or(usize::MAX)).await?;
     match if args.output.json { Format::Json } else { args.format } {
         Format::Json => {
@@ -37,7 +42,7 @@ pub(super) async fn entries(screen: &Screen, common: &Common, args: EntriesArgs)
 }
 
 async fn filter(backend: &Backend, args: &EntriesArgs) -> Result<EntryFilter, Failure> {
-    let job = match &args.job {
+    let job = match args.job.as_ref().or(args.of_job.as_ref()) {
         Some(given) => Some(jobs::find(backend, Some(given)).await?.job),
         None => None,
     };
@@ -59,7 +64,7 @@ async fn filter(backend: &Backend, args: &EntriesArgs) -> Result<EntryFilter, Fa
         let what = format!("--since {since} is not before --before {before}: no entry can be both");
         return Err(Failure::usage("CS-CLI-036", what, "exchange the two"));
     }
-    Ok(EntryFilter { job, agent: agent.transpose()?, model: args.model.clone(), since, before, after: 0, limit: PAGE })
+    Ok(EntryFilter { job, agent: agent.transpose()?, model: None, since, before, after: 0, limit: PAGE })
 }
 
 /// The newest `limit` entries, oldest first.
@@ -90,7 +95,7 @@ fn table(entries: &VecDeque<Entry>, width: Option<usize>) -> Table {
     let mut table = Table::new(&columns);
     for entry in entries {
         let shown = |amount: MicroUsd| if amount == MicroUsd::ZERO { String::new() } else { money(amount) };
-        let about = entry.task.clone().unwrap_or_else(|| entry.note.clone());
+        let about = entry.task.clone().unwrap_or_else(|| scope(&entry.note));
         let (when, kind) = (instant(entry.at), kind(entry.kind).to_owned());
         let (reserved, charged) = (shown(entry.reserved), shown(entry.charged));
         if is_wide {

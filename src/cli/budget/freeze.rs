@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::super::live::Watched;
 use super::super::screen::Screen;
-use super::super::{Exit, Failure, jobs, opened};
+use super::super::{Exit, Failure, jobs, opened, words};
 use super::args::FreezeArgs;
 use super::{Common, adjust, request, tell};
 use crate::backend::{Adjustment, Backend, Ledger, Scope, Signal};
@@ -70,7 +70,7 @@ async fn freeze_counters(
 
 /// The job that has the id `given`: beginnings of ids cannot be looked up in the ledger.
 async fn whole_id(ledger: &dyn Ledger, given: &str) -> Result<JobId, Failure> {
-    if let Ok(id) = JobId::new(given)
+    if let Ok(id) = JobId::new(given.strip_prefix("job:").unwrap_or(given))
         && ledger.balance(&Scope::Job(id.clone())).await?.limit.is_some()
     {
         return Ok(id);
@@ -116,7 +116,7 @@ pub(super) async fn thaw(screen: &Screen, common: &Common, args: FreezeArgs) -> 
     for scope in scopes {
         if backend.ledger.balance(&scope).await?.frozen {
             adjust(&backend, &scope, Adjustment::Thaw).await?;
-            thawed.push(scope.to_string());
+            thawed.push(words::scope(&scope.to_string()));
         }
     }
     for watched in read {

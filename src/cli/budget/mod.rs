@@ -18,7 +18,7 @@ use super::args::Common;
 use super::live::Watched;
 use super::screen::Screen;
 use super::story::outcome_name;
-use super::words::money;
+use super::words::{self, money};
 use super::{Exit, Failure, jobs, opened, plan};
 use crate::backend::{Adjustment, Backend, Balance, Scope};
 use crate::clock;
@@ -143,7 +143,7 @@ async fn change_other(
     }
     let is_unlimited = || async { Ok::<_, Failure>(backend.ledger.balance(&named.scope).await?.limit.is_none()) };
     if matches!(adjustment, Adjustment::TopUp(_)) && is_unlimited().await? {
-        let what = format!("{} has no limit: there is nothing to raise", named.scope);
+        let what = format!("{} has no limit: there is nothing to raise", words::scope(&named.scope.to_string()));
         return Err(Failure::error("CS-CLI-039", what, "set one with `codeswarm budget set`, if there is to be one"));
     }
     let balance = adjust(backend, &named.scope, adjustment).await?;
@@ -161,7 +161,7 @@ async fn change_other(
     };
     let limit = balance.limit.map_or_else(|| "no limit".into(), |limit| format!("a limit of {}", scope.show(limit)));
     let spent = if scope.counts_tokens() { scope.show(balance.spent) } else { money(balance.spent) };
-    screen.result(&format!("{scope} has {limit} now, {spent} spent"));
+    screen.result(&format!("{} has {limit} now, {spent} spent", words::scope(&scope.to_string())));
     warn_if_less(screen, &balance);
     Ok(Exit::Done)
 }
