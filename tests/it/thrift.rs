@@ -267,9 +267,9 @@ async fn a_call_beyond_its_bound_raises_an_alarm_and_thawing_as_advised_lets_the
     events.assert_ended(0, &["alarm: a call of"]);
     let shown = sandbox.run(&["budget", "show"], &[]).await;
     shown.assert_ended(0, &["frozen: `codeswarm budget thaw` allows calls again"]);
-    // As advised, and nothing more: job, slice and agent type were frozen as well.
+    // As advised, and nothing more: job, feature and agent type were frozen as well.
     let thawed = sandbox.run(&["budget", "thaw"], &[]).await;
-    thawed.assert_ended(0, &["all spending is allowed again", "thawed: account, job:", "/slice:", "/agent:"]);
+    thawed.assert_ended(0, &["all spending is allowed again", "thawed: account, job:", "/feature:", "/agent:"]);
     let resumed = sandbox.run(&["resume", "--yes"], &settings).await;
     resumed.assert_ended(0, &["completed", "10 of 10"]);
 }
